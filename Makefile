@@ -1,0 +1,42 @@
+# The contract of the repository: setup, demo, test, check, bench.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.complete
+
+.PHONY: setup demo test check bench format clean system
+
+setup: $(STAMP)
+
+# pip brings only what pyproject.toml declares; the system packages (libfuse3, python3-venv) are the script's.
+$(STAMP): pyproject.toml
+	@scripts/install-system-packages
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setup: installing the Python packages into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	@touch $@
+
+system:
+	@scripts/install-system-packages
+
+demo: setup system
+	$(BIN)/mdev-user demo
+
+test: setup system
+	$(BIN)/python -m mdev_user.guests
+	MDEV_USER_REQUIRE_CORE=1 $(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy src tests
+	$(BIN)/lint-imports
+	$(BIN)/vulture
+
+bench: setup system
+	$(BIN)/python bench/run.py
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format

@@ -1,0 +1,158 @@
+"""Every error of ours and the errno it becomes, in one table.
+
+Errors are two-sided. ``DriverError`` is the author's mistake (or the operator's, in a configuration);
+``GuestError`` and ``PeerError`` are what a guest or the program at the other end of a socket did wrong;
+``MdevError`` is an operation of the framework that could not be done. Each carries the errno its requester sees,
+be that a write(2) in sysfs, a vfio-user reply or an ioctl.
+"""
+
+import errno as _errno
+from typing import ClassVar
+
+
+class MdevUserError(Exception):
+    """Base of all our errors. ``errno`` is what the requester's system call fails with."""
+
+    errno: ClassVar[int] = _errno.EIO
+
+
+# --- the author's or the operator's -------------------------------------------------------------------------
+
+
+class DriverError(MdevUserError):
+    """A declaration or an operation of a parent driver is wrong: fix the driver."""
+
+    errno = _errno.EINVAL
+
+
+class ConfigError(MdevUserError):
+    """A configuration file, an option or a parent's specification is wrong: fix the input."""
+
+    errno = _errno.EINVAL
+
+
+# --- the framework's: what a create, remove or open can answer (reference: Linux mdev, errno by errno) -----------
+
+
+class MdevError(MdevUserError):
+    """An operation of the mdev framework failed."""
+
+
+class InvalidValue(MdevError):
+    """What was written is not what the attribute takes."""
+
+    errno = _errno.EINVAL
+
+
+class AlreadyExists(MdevError):
+    """The UUID, or the parent's name, is taken."""
+
+    errno = _errno.EEXIST
+
+
+class NoInstances(MdevError):
+    """A core-counted parent has no instance left ("Too many users")."""
+
+    errno = _errno.EUSERS
+
+
+class NoSpace(MdevError):
+    """A parent that counts for itself has no room left for this type."""
+
+    errno = _errno.ENOSPC
+
+
+class NoDevice(MdevError):
+    """The parent, the mdev or its host is gone, or going."""
+
+    errno = _errno.ENODEV
+
+
+class NotReady(MdevError):
+    """The mdev is still being created, or is already being removed."""
+
+    errno = _errno.EAGAIN
+
+
+class Busy(MdevError):
+    """The mdev is in use."""
+
+    errno = _errno.EBUSY
+
+
+class NotSupported(MdevError):
+    """The parent driver does not have this operation; the proxy answers for it."""
+
+    errno = _errno.EINVAL
+
+
+# --- a guest's or a peer's ----------------------------------------------------------------------------------
+
+
+class GuestError(MdevUserError):
+    """A guest, or the program that runs it, asked for something that the device does not have."""
+
+    errno = _errno.EINVAL
+
+
+class OutOfRange(GuestError):
+    """An access outside the region (Linux's sample parents answer EFAULT)."""
+
+    errno = _errno.EFAULT
+
+
+class UnknownRequest(GuestError):
+    """A request that the device does not know (VFIO: ENOTTY)."""
+
+    errno = _errno.ENOTTY
+
+
+class DmaFault(GuestError):
+    """A DMA access to an address that the guest has not mapped, or not for this direction."""
+
+    errno = _errno.EFAULT
+
+
+class MappingExists(GuestError):
+    """A DMA mapping overlaps one that is there."""
+
+    errno = _errno.EEXIST
+
+
+class NoMapping(GuestError):
+    """There is no such DMA mapping."""
+
+    errno = _errno.ENOENT
+
+
+class TooManyMappings(GuestError):
+    """The agreed number of DMA mappings is reached."""
+
+    errno = _errno.ENOSPC
+
+
+class PeerError(MdevUserError):
+    """The bytes on a socket cannot be followed any further; the connection must be closed."""
+
+    errno = _errno.EPROTO
+
+
+def errno_of(error: BaseException) -> int:
+    """The errno that ``error`` becomes at a system-call boundary; EIO for what nobody expected."""
+    if isinstance(error, MdevUserError):
+        return error.errno
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    return _errno.EIO
+
+
+_FROM_ERRNO: dict[int, type[MdevUserError]] = {
+    kind.errno: kind
+    for kind in (InvalidValue, AlreadyExists, NoInstances, NoSpace, NoDevice, NotReady, Busy, UnknownRequest)
+}
+
+
+def error_from(errno: int, message: str) -> Exception:
+    """The error of ours that stands for ``errno`` (it crossed a process boundary as a number and a text)."""
+    kind = _FROM_ERRNO.get(errno)
+    return kind(message) if kind is not None else OSError(errno, message)

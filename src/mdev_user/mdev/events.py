@@ -1,0 +1,46 @@
+"""What happens on the mdev bus, as numbered values in the order in which Linux tells it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from mdev_user.mdev.device import Binding, Mdev
+from mdev_user.mdev.parent import MdevParent
+
+
+class EventKind(Enum):
+    """Those of a create in their order, then those of a remove."""
+
+    PARENT_REGISTERED = auto()
+    MDEV_ADDED = auto()
+    GROUP_ADDED = auto()
+    VFIO_ADDED = auto()
+    MDEV_BOUND = auto()
+    MDEV_LINKED = auto()
+    """The type's link and mdev_type are there: the mdev is about to be active. Linux has no uevent for it."""
+    MDEV_UNLINKED = auto()
+    """The remove has begun; ``remove``, mdev_type and the type's link are gone. No uevent."""
+    MDEV_HIDDEN = auto()
+    """The rest of the directory is gone but for iommu_group; what follows waits for the user. No uevent."""
+    VFIO_REMOVED = auto()
+    GROUP_REMOVED = auto()
+    MDEV_UNBOUND = auto()
+    MDEV_REMOVED = auto()
+    PARENT_UNREGISTERING = auto()
+    """No create or remove is running and none can begin; its mdevs go next. No uevent."""
+    PARENT_UNREGISTERED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """``number`` counts up by one over all events of a bus; ``binding`` is that of the moment."""
+
+    number: int
+    kind: EventKind
+    parent: MdevParent
+    mdev: Mdev | None = None
+    binding: Binding | None = None
+
+
+Listener = Callable[[Event], None]
+"""Called in the order of the numbers, by whoever caused the event; must be quick and must not call the bus to act."""

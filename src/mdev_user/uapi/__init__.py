@@ -1,0 +1,1 @@
+"""The kernel's VFIO ioctl ABI for unmodified programs."""

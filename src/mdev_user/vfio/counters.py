@@ -1,0 +1,45 @@
+"""What is counted of a device while it is used: plain integers, each written under the device's step lock."""
+
+
+class Counters:
+    """Counts since the mdev was created."""
+
+    __slots__ = (
+        "dma_read_bytes",
+        "dma_write_bytes",
+        "guest_errors",
+        "interrupts",
+        "last_guest_error",
+        "opens",
+        "reads",
+        "slow_steps",
+        "slowest_step",
+        "slowest_step_ns",
+        "writes",
+    )
+
+    def __init__(self) -> None:
+        self.opens = 0
+        self.reads = 0
+        self.writes = 0
+        self.interrupts = 0
+        self.dma_read_bytes = 0
+        self.dma_write_bytes = 0
+        self.guest_errors = 0
+        self.last_guest_error = ""
+        self.slow_steps = 0
+        self.slowest_step = ""
+        self.slowest_step_ns = 0
+
+    def guest_error(self, error: Exception) -> None:
+        self.guest_errors += 1
+        self.last_guest_error = str(error)
+
+    def slow_step(self, name: str, duration_ns: int) -> None:
+        self.slow_steps += 1
+        if duration_ns > self.slowest_step_ns:
+            self.slowest_step_ns = duration_ns
+            self.slowest_step = name
+
+    def values(self) -> dict[str, int | str]:
+        return {name: getattr(self, name) for name in self.__slots__}

@@ -1,0 +1,172 @@
+"""The DMA mappings of a VFIO device: which guest addresses a device may reach, and through what.
+
+A mapping is backed by memory that can be copied from at once (a file that the VMM shared) or only by asking the
+VMM with a message. A driver does not see the difference: it awaits. Where the bytes come from is a `Backing`, made
+by the layer that received the file descriptor.
+"""
+
+from bisect import bisect_right
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Protocol
+
+from mdev_user.errors import DmaFault, GuestError, MappingExists, NoMapping, TooManyMappings
+from mdev_user.units import PAGE
+
+LARGEST_MAPPING = 8 << 40
+"""Bytes. A larger mapping cannot be a machine's memory; libvfio-user refuses at the same size."""
+ADDRESS_SPACE = 1 << 64
+
+
+class DmaFlags(IntFlag):
+    """Directions as the device sees them: READ lets the device read guest memory."""
+
+    READ = 1
+    WRITE = 2
+
+
+class Backing(Protocol):
+    """Guest memory that can be copied without asking anybody. Offsets count from the mapping's start."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+    def write(self, offset: int, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """``size`` bytes of guest memory at ``iova``; without a backing only messages reach them."""
+
+    iova: int
+    size: int
+    flags: DmaFlags
+    backing: Backing | None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The part of an access that lies in one mapping; ``start`` counts from the access' first byte."""
+
+    mapping: Mapping
+    offset: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class DmaRead:
+    """Awaited by a job: ``length`` bytes at ``iova``. DmaFault when not all of it is mapped readable."""
+
+    iova: int
+    length: int
+
+    def __await__(self) -> Generator["DmaRead", bytes, bytes]:
+        return (yield self)
+
+
+@dataclass(frozen=True, slots=True)
+class DmaWrite:
+    """Awaited by a job: store ``data`` at ``iova``. DmaFault when not all of it is mapped writable."""
+
+    iova: int
+    data: bytes
+
+    def __await__(self) -> Generator["DmaWrite", bytes, None]:
+        yield self
+
+
+class DmaMappings:
+    """The mappings of one open device, by address; used under its step lock."""
+
+    __slots__ = ("_mappings", "_starts", "limit")
+
+    def __init__(self, limit: int = 65535) -> None:
+        self.limit = limit
+        self._starts: list[int] = []
+        self._mappings: list[Mapping] = []
+
+    def __len__(self) -> int:
+        return len(self._mappings)
+
+    def __iter__(self) -> Iterator[Mapping]:
+        return iter(self._mappings)
+
+    def read(self, iova: int, length: int) -> DmaRead:
+        """To be awaited in a job."""
+        return DmaRead(iova, length)
+
+    def write(self, iova: int, data: bytes) -> DmaWrite:
+        """To be awaited in a job."""
+        return DmaWrite(iova, bytes(data))
+
+    def map(self, mapping: Mapping) -> None:
+        """VFIO's MAP_DMA. EINVAL for a wrong range, EEXIST for an overlap, ENOSPC above ``limit``.
+
+        The backing is ours only when this returns.
+        """
+        _check_range(mapping.iova, mapping.size)
+        if len(self._mappings) >= self.limit:
+            raise TooManyMappings(f"{self.limit} DMA mappings are agreed on; unmap some first")
+        at = bisect_right(self._starts, mapping.iova)
+        if at and _end(self._mappings[at - 1]) > mapping.iova:
+            raise MappingExists(_overlap(mapping, self._mappings[at - 1]))
+        if at < len(self._mappings) and self._starts[at] < _end(mapping):
+            raise MappingExists(_overlap(mapping, self._mappings[at]))
+        self._starts.insert(at, mapping.iova)
+        self._mappings.insert(at, mapping)
+
+    def unmap(self, iova: int, size: int) -> None:
+        """VFIO's UNMAP_DMA of exactly one mapping. ENOENT when there is none with this start and size."""
+        at = bisect_right(self._starts, iova) - 1
+        if at < 0 or (mapping := self._mappings[at]).iova != iova or mapping.size != size:
+            raise NoMapping(f"no DMA mapping of {size:#x} bytes at {iova:#x}; unmap what was mapped, whole")
+        del self._starts[at], self._mappings[at]
+        if mapping.backing is not None:
+            mapping.backing.close()
+
+    def unmap_all(self) -> None:
+        mappings, self._mappings, self._starts = self._mappings, [], []
+        for mapping in mappings:
+            if mapping.backing is not None:
+                mapping.backing.close()
+
+    def segments(self, iova: int, length: int, needed: DmaFlags) -> list[Segment]:
+        """The mappings that an access touches, in order. EFAULT unless every byte is mapped with ``needed``."""
+        found: list[Segment] = []
+        start = 0
+        at = bisect_right(self._starts, iova) - 1
+        while start < length:
+            if not 0 <= at < len(self._mappings):
+                raise DmaFault(_fault(iova + start, needed))
+            mapping = self._mappings[at]
+            offset = iova + start - mapping.iova
+            if offset < 0 or offset >= mapping.size or needed & ~mapping.flags:
+                raise DmaFault(_fault(iova + start, needed))
+            part = min(length - start, mapping.size - offset)
+            found.append(Segment(mapping, offset, start, part))
+            start, at = start + part, at + 1
+        return found
+
+
+def _end(mapping: Mapping) -> int:
+    return mapping.iova + mapping.size
+
+
+def _check_range(iova: int, size: int) -> None:
+    if size <= 0 or size > LARGEST_MAPPING:
+        raise GuestError(f"DMA mapping of {size:#x} bytes: expected 1 to {LARGEST_MAPPING:#x}")
+    if iova < 0 or iova + size > ADDRESS_SPACE:
+        raise GuestError(f"DMA mapping at {iova:#x} of {size:#x} bytes leaves the 64-bit address space")
+    if iova % PAGE or size % PAGE:
+        raise GuestError(f"DMA mapping at {iova:#x} of {size:#x} bytes: expected multiples of {PAGE}")
+
+
+def _overlap(new: Mapping, old: Mapping) -> str:
+    return f"DMA mapping {new.iova:#x}+{new.size:#x} overlaps {old.iova:#x}+{old.size:#x}"
+
+
+def _fault(iova: int, needed: DmaFlags) -> str:
+    return f"the guest has not mapped {iova:#x} for {needed.name}"

@@ -1,0 +1,63 @@
+"""The operations of a VFIO device: what a driver provides for one mdev.
+
+The counterpart of Linux's ``struct vfio_device_ops``. Every operation has a default here, and a default is what
+"the driver does not have it" means: EINVAL, or nothing for those that may be absent.
+"""
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Protocol
+
+from mdev_user.errors import NotSupported
+from mdev_user.vfio.requests import Reply, Request
+
+if TYPE_CHECKING:
+    from mdev_user.vfio.device import VfioDevice
+
+
+class DeviceOps:
+    """Subclass it and override what the device has. No two operations of one device ever run at the same time."""
+
+    def open_device(self, device: "VfioDevice") -> None:
+        """A user opens the device. ``device`` gives interrupts, DMA, memory and jobs until `close_device`.
+
+        A driver resets itself here: the next user must never see what the last one left.
+        """
+
+    def close_device(self) -> None:
+        """The user is gone. Its DMA mappings and interrupts are gone already, and no job is running."""
+
+    def read(self, region: int, offset: int, count: int) -> bytes:
+        """Read ``count`` bytes (1 to 1 MiB) at ``offset`` of a region, any alignment. Returns exactly ``count``."""
+        raise NotSupported(f"the driver has no read: region {region}, offset {offset:#x}, {count} bytes")
+
+    def write(self, region: int, offset: int, data: bytes) -> None:
+        """Write ``data`` (1 byte to 1 MiB) at ``offset`` of a region, any alignment."""
+        raise NotSupported(f"the driver has no write: region {region}, offset {offset:#x}, {len(data)} bytes")
+
+    def ioctl(self, request: Request) -> Reply:
+        """Answer one typed request; `UnknownRequest` (ENOTTY) for one that the device does not know."""
+        raise NotSupported(f"the driver has no ioctl: {type(request).__name__}")
+
+    def mmap(self, region: int, offset: int, length: int) -> None:
+        """May this part of a region be mapped? Raises when not."""
+        raise NotSupported(f"the driver has no mmap: region {region}")
+
+    def request(self, count: int) -> None:
+        """Somebody removes the mdev while it is open: asked at once and then every ten seconds, ``count`` rises."""
+
+
+class JobRunner(Protocol):
+    """Runs a driver's coroutines as steps of its mdev."""
+
+    def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None: ...
+
+    def cancel_all(self) -> None: ...
+
+
+class RegionMemory(Protocol):
+    """The file that holds the mappable regions of an open device, each at ``index << REGION_SHIFT``."""
+
+    @property
+    def fd(self) -> int: ...
+
+    def view(self, index: int, size: int) -> memoryview: ...
