@@ -73,7 +73,7 @@ class IrqTable:
             self._fire_intx()
 
     def trigger(self, index: Irq, vector: int) -> bool:
-        """Fire an edge interrupt. False when nobody listens to that vector: it is lost, as on a real bus."""
+        """Fire an edge interrupt. False when nobody listens to that vector; the caller keeps it pending."""
         eventfd = self._armed[index][vector]
         if eventfd is None:
             return False

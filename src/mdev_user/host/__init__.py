@@ -1,0 +1,4 @@
+"""The process in which parents live: steps, jobs, timers, and the vfio-user sockets of their mdevs.
+
+`remote` is its face for the front; everything else runs in the host process.
+"""

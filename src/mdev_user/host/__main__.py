@@ -1,0 +1,87 @@
+"""The host process: ``python -m mdev_user.host FD DEVICES LOG_LEVEL``, started by the front and by nobody else.
+
+It lives as long as its end of the socket pair: when the front is gone, so is the host.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Thread
+
+import msgspec
+
+from mdev_user.errors import MdevUserError, errno_of
+from mdev_user.host.service import Service
+from mdev_user.host.wire import LARGEST, Answer, Packet
+
+_log = logging.getLogger("mdev_user.host")
+
+# Calls may wait (a remove of an mdev in use): a thread each, kept and used again, and no number that 30 of them reach.
+_MOST_CALLS = 4096
+_PR_SET_PDEATHSIG = 1
+_FAREWELL = 2.0
+"""Seconds for disconnecting users and taking sockets away."""
+
+
+class HostProcess:
+    """Receives calls, does each in a thread of its own, and sends its answer."""
+
+    def __init__(self, channel: socket.socket, service: Service) -> None:
+        self._channel = channel
+        self._service = service
+        self._threads = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix="call")
+        self._decoder = msgspec.msgpack.Decoder(Packet)
+        self._encoder = msgspec.msgpack.Encoder()
+
+    def run(self) -> None:
+        """Until the front closes its end."""
+        while data := self._channel.recv(LARGEST):
+            self._threads.submit(self._answer, self._decoder.decode(data))
+
+    def _answer(self, packet: Packet) -> None:
+        data = self._encoder.encode(self._do(packet))
+        try:
+            self._channel.send(data)
+        except OSError:  # the front is gone; run() sees it too
+            _log.debug("an answer came too late")
+
+    def _do(self, packet: Packet) -> Answer:
+        try:
+            value = self._service.do(packet.call)
+        except Exception as error:  # noqa: BLE001 - driver code: its error is the caller's answer
+            number = errno_of(error)
+            if not isinstance(error, MdevUserError | OSError):
+                _log.exception("%s failed", packet.call)
+            return Answer(packet.number, errno=number, message=str(error), kind=type(error).__name__)
+        return Answer(packet.number, value=value)  # type: ignore[arg-type]  # the encoder takes what the table gives
+
+
+def _end_with_the_front() -> None:
+    """The socket's end is what normally ends us; a driver that holds the GIL for ever needs the kernel's help."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def main() -> None:
+    fd, devices, level = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    _end_with_the_front()
+    # Ctrl-C reaches the whole process group; the front decides what happens then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s host %(process)d: %(message)s")
+    channel = socket.socket(fileno=fd)
+    service = Service(devices)
+    HostProcess(channel, service).run()
+    # Neither a driver that is stuck nor a thread of its own may keep a host alive that nobody talks to.
+    ending = Thread(target=service.endpoints.stop, daemon=True)
+    ending.start()
+    ending.join(_FAREWELL)
+    logging.shutdown()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Jobs: a driver's coroutines, run as steps of their mdev by one thread per host.
+
+A job runs under its mdev's step lock from one await to the next. It never waits for a lock: if an mdev is busy, its
+job goes to the back of the queue, so that a stuck mdev delays nobody else's jobs.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
+from threading import Condition, Lock, Thread
+from time import monotonic
+from typing import Protocol
+
+from mdev_user.errors import DmaFault, DriverError, GuestError
+from mdev_user.host.steps import timed
+from mdev_user.vfio.device import VfioDevice
+from mdev_user.vfio.dma import DmaFlags, DmaRead, DmaWrite, Segment
+from mdev_user.vfio.work import Sleep
+
+_log = logging.getLogger(__name__)
+
+_PATIENCE = 0.001
+"""Seconds that the job thread waits for a busy mdev before it looks after the others."""
+MAX_PENDING = 1024
+"""Jobs of one mdev. A guest starts them, so there is an end to it."""
+
+Outcome = bytes | Exception | None
+
+
+class Transport(Protocol):
+    """How DMA reaches guest memory that was not shared as a file. Called under the step lock; never blocks.
+
+    ``done`` is called under the step lock later, with the bytes read (b"" for a write) or what went wrong.
+    """
+
+    def send_dma_read(self, iova: int, length: int, done: Callable[[bytes | Exception], None]) -> None: ...
+
+    def send_dma_write(self, iova: int, data: bytes, done: Callable[[bytes | Exception], None]) -> None: ...
+
+
+class JobThread:
+    """Runs what is ready, in order; sleeping jobs become ready by the clock."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._changed = Condition()
+        self._ready: deque[tuple[Jobs, Callable[[], None]]] = deque()
+        self._timers: list[tuple[float, int, Jobs, Callable[[], None]]] = []
+        self._order = count()
+        self._stopping = False
+        self._thread = Thread(target=self._run, name="jobs", daemon=True)
+        self._thread.start()
+
+    def put(self, jobs: "Jobs", stretch: Callable[[], None]) -> None:
+        """Run ``stretch`` as a step of that mdev, as soon as it is free."""
+        with self._changed:
+            self._ready.append((jobs, stretch))
+            self._changed.notify()
+
+    def put_later(self, seconds: float, jobs: "Jobs", stretch: Callable[[], None]) -> None:
+        with self._changed:
+            heappush(self._timers, (self._clock() + seconds, next(self._order), jobs, stretch))
+            self._changed.notify()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._next()) is not None:
+            jobs, stretch = item
+            if not jobs.lock.acquire(timeout=_PATIENCE):
+                self.put(jobs, stretch)
+                continue
+            try:
+                stretch()
+            finally:
+                jobs.lock.release()
+
+    def _next(self) -> "tuple[Jobs, Callable[[], None]] | None":
+        with self._changed:
+            while not self._stopping:
+                now = self._clock()
+                while self._timers and self._timers[0][0] <= now:
+                    _when, _order, jobs, stretch = heappop(self._timers)
+                    self._ready.append((jobs, stretch))
+                if self._ready:
+                    return self._ready.popleft()
+                self._changed.wait(self._timers[0][0] - now if self._timers else None)
+            return None
+
+
+class Jobs:
+    """The jobs of one open device; its `JobRunner`. Everything here runs under the step lock."""
+
+    def __init__(
+        self,
+        thread: JobThread,
+        lock: Lock,
+        device: VfioDevice,
+        transport: Transport,
+        failed: Callable[[Exception, str], None],
+    ) -> None:
+        self.lock = lock
+        self._thread = thread
+        self._device = device
+        self._transport = transport
+        self._failed = failed
+        self._pending: set[_Job] = set()
+
+    def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
+        if len(self._pending) >= MAX_PENDING:
+            work.close()
+            raise GuestError(f"{MAX_PENDING} jobs are pending; {name} was not started")
+        job = _Job(work, name)
+        self._pending.add(job)
+        self.resume(job, None)
+
+    def cancel_all(self) -> None:
+        pending, self._pending = self._pending, set()
+        for job in pending:
+            job.work.close()
+
+    def submit(self, stretch: Callable[[], None]) -> None:
+        """Run something of the framework's own as a step (the guest's unmask, say)."""
+        self._thread.put(self, stretch)
+
+    def resume(self, job: "_Job", outcome: Outcome) -> None:
+        self._thread.put(self, partial(self._continue, job, outcome))
+
+    def _continue(self, job: "_Job", outcome: Outcome) -> None:
+        if job not in self._pending:  # cancelled while it waited
+            return
+        try:
+            with timed(self._device.counters, f"job {job.name}"):
+                self._advance(job, outcome)
+        except StopIteration:
+            self._pending.discard(job)
+        except GuestError as error:
+            self._pending.discard(job)
+            self._device.counters.guest_error(error)
+        except Exception as error:  # noqa: BLE001 - driver code: anything can come out of it
+            self._pending.discard(job)
+            self._failed(error, f"job {job.name}")
+
+    def _advance(self, job: "_Job", outcome: Outcome) -> None:
+        """Run the coroutine until it waits for something that is not there at once."""
+        while True:
+            request = _resume(job.work, outcome)
+            try:
+                outcome = self._begin(job, request)
+            except GuestError as error:
+                outcome = error
+                continue
+            if outcome is None:
+                return
+
+    def _begin(self, job: "_Job", request: object) -> Outcome:
+        """Do what a job awaits. None: it is under way and will resume the job."""
+        match request:
+            case DmaRead(iova, length):
+                return self._dma_read(job, iova, length)
+            case DmaWrite(iova, data):
+                return self._dma_write(job, iova, data)
+            case Sleep(seconds):
+                self._thread.put_later(seconds, self, partial(self._continue, job, b""))
+                return None
+            case _:
+                return DriverError(f"a job awaits dma.read, dma.write or sleep; given {request!r}")
+
+    def _dma_read(self, job: "_Job", iova: int, length: int) -> Outcome:
+        segments = self._device.dma.segments(iova, length, DmaFlags.READ)
+        self._device.counters.dma_read_bytes += length
+        if all(each.mapping.backing for each in segments):
+            return b"".join(_copy_in(each) for each in segments)
+        gather = _Gather(len(segments), partial(self.resume, job))
+        for at, each in enumerate(segments):
+            if each.mapping.backing:
+                gather.put(at, _copy_in(each))
+            else:
+                self._transport.send_dma_read(iova + each.start, each.length, partial(gather.put, at))
+        return None
+
+    def _dma_write(self, job: "_Job", iova: int, data: bytes) -> Outcome:
+        segments = self._device.dma.segments(iova, len(data), DmaFlags.WRITE)
+        self._device.counters.dma_write_bytes += len(data)
+        if all(each.mapping.backing for each in segments):
+            for each in segments:
+                _copy_out(each, data)
+            return b""
+        gather = _Gather(len(segments), partial(self.resume, job))
+        for at, each in enumerate(segments):
+            if each.mapping.backing:
+                _copy_out(each, data)
+                gather.put(at, b"")
+            else:
+                part = data[each.start : each.start + each.length]
+                self._transport.send_dma_write(iova + each.start, part, partial(gather.put, at))
+        return None
+
+
+class _Job:
+    __slots__ = ("name", "work")
+
+    def __init__(self, work: Coroutine[object, bytes, None], name: str) -> None:
+        self.work = work
+        self.name = name
+
+
+class _Gather:
+    """Puts the parts of one access together, whatever order they arrive in."""
+
+    def __init__(self, parts: int, done: Callable[[Outcome], None]) -> None:
+        self._parts: list[bytes] = [b""] * parts
+        self._missing = parts
+        self._fault: Exception | None = None
+        self._done = done
+
+    def put(self, at: int, part: bytes | Exception) -> None:
+        if isinstance(part, Exception):
+            self._fault = self._fault or DmaFault(str(part))
+        else:
+            self._parts[at] = part
+        self._missing -= 1
+        if not self._missing:
+            self._done(self._fault or b"".join(self._parts))
+
+
+def _resume(work: Coroutine[object, bytes, None], outcome: Outcome) -> object:
+    if isinstance(outcome, Exception):
+        return work.throw(outcome)
+    return work.send(outcome)  # type: ignore[arg-type]  # None starts a coroutine
+
+
+def _copy_in(segment: Segment) -> bytes:
+    assert segment.mapping.backing is not None  # noqa: S101 - the callers asked
+    return segment.mapping.backing.read(segment.offset, segment.length)
+
+
+def _copy_out(segment: Segment, data: bytes) -> None:
+    assert segment.mapping.backing is not None  # noqa: S101 - the callers asked
+    segment.mapping.backing.write(segment.offset, data[segment.start : segment.start + segment.length])

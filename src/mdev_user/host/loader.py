@@ -1,0 +1,79 @@
+"""Finds a parent driver and makes a parent of it: ours and other packages' by entry point, anybody's by file.
+
+This runs in the host process: no driver code is ever imported by the front.
+"""
+
+import importlib.util
+import inspect
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+
+from mdev_user.errors import ConfigError
+from mdev_user.vfio_mdev.ops import MdevParentOps
+
+ENTRY_POINT_GROUP = "mdev_user.parents"
+
+
+def load_parent(driver: str, options: dict[str, str]) -> MdevParentOps:
+    """``driver`` is an entry point's name or ``FILE.py:CLASS``; ``options`` are its constructor's keywords, as text."""
+    kind = _from_file(driver) if ":" in driver else _from_entry_point(driver)
+    if not (isinstance(kind, type) and issubclass(kind, MdevParentOps)):
+        raise ConfigError(f"{driver}: expected a parent driver (a subclass of MdevParentOps), found {kind!r}")
+    return kind(**_convert(driver, kind, options))
+
+
+def _from_entry_point(name: str) -> object:
+    found = {each.name: each for each in entry_points(group=ENTRY_POINT_GROUP)}
+    if name not in found:
+        raise ConfigError(f"no parent driver {name}; there are: {', '.join(sorted(found)) or 'none'}")
+    return found[name].load()
+
+
+def _from_file(driver: str) -> object:
+    file, _colon, name = driver.rpartition(":")
+    module = _module(Path(file))
+    if not hasattr(module, name):
+        raise ConfigError(f"{file} has no {name}")
+    return getattr(module, name)
+
+
+def _module(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"no file {path}")
+    # The name is the path's own, so that two parents of one file share the module (and its classes).
+    name = f"mdev_user_parent_{path.resolve()}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _convert(driver: str, kind: type[MdevParentOps], options: dict[str, str]) -> dict[str, object]:
+    parameters = {
+        name: each
+        for name, each in inspect.signature(kind).parameters.items()
+        if each.kind in {each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD}
+    }
+    hints = inspect.get_annotations(kind.__init__, eval_str=True)
+    converted: dict[str, object] = {}
+    for name, text in options.items():
+        if name not in parameters:
+            raise ConfigError(f"{driver} has no option {name}; it has: {', '.join(parameters) or 'none'}")
+        try:
+            converted[name] = msgspec.convert(text, hints.get(name, str), strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{driver}: option {name}={text}: {error}") from None
+    return converted

@@ -1,0 +1,50 @@
+"""The file that holds an open mdev's mappable regions: one sealed, sparse memfd, made when it is first needed.
+
+The same file is the vfio-user region fd and the device fd of the ioctl interface; a region lies at
+``index << REGION_SHIFT``, so terabytes are addressed and only touched pages exist.
+"""
+
+import fcntl
+import mmap
+import os
+
+from mdev_user.errors import DriverError
+from mdev_user.units import PAGE
+from mdev_user.vfio.requests import REGION_SHIFT, Region
+
+_SIZE = (Region.COUNT + 1) << REGION_SHIFT
+# Nobody who holds the file may change its size: a guest's mapping of it stays valid, and so does ours.
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class RegionFile:
+    """Zero-filled when made; closed with the user, so that nothing is left for the next."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._fd = -1
+        self._maps: dict[int, mmap.mmap] = {}
+
+    @property
+    def fd(self) -> int:
+        if self._fd < 0:
+            fd = os.memfd_create(self._name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(fd, _SIZE)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            self._fd = fd
+        return self._fd
+
+    def view(self, index: int, size: int) -> memoryview:
+        """The bytes of a region; the same ones at every call."""
+        if index not in self._maps:
+            if size <= 0 or size % PAGE or size > 1 << REGION_SHIFT:
+                raise DriverError(f"region {index}: expected a size in pages of {PAGE}, given {size}")
+            self._maps[index] = mmap.mmap(self.fd, size, offset=index << REGION_SHIFT)
+        return memoryview(self._maps[index])
+
+    def close(self) -> None:
+        # A driver may still hold a view; the memory then goes with the view, and nobody else can reach it.
+        self._maps.clear()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

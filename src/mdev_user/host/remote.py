@@ -1,0 +1,207 @@
+"""A host as the front sees it: a process, calls into it, and parents whose operations are such calls."""
+
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock, Thread
+from uuid import UUID
+
+import msgspec
+from typing_extensions import override
+
+from mdev_user.errors import NoDevice, error_from
+from mdev_user.host.wire import (
+    LARGEST,
+    Answer,
+    Call,
+    Create,
+    Disconnect,
+    GetAvailable,
+    Inspect,
+    Inspection,
+    Load,
+    Packet,
+    ParentDescription,
+    Probe,
+    Remove,
+    Show,
+    Store,
+    Unload,
+    Unprobe,
+)
+from mdev_user.mdev.device import Mdev
+from mdev_user.mdev.ops import LifecycleOps
+from mdev_user.mdev.types import MdevAttribute, MdevType
+
+_log = logging.getLogger(__name__)
+
+# The kernel kills a host when the thread that started it ends (prctl PR_SET_PDEATHSIG), so that is one that stays.
+_spawner = ThreadPoolExecutor(1, thread_name_prefix="spawner")
+
+_FAREWELL = 4.0
+"""Seconds that a host has to end by itself; then it is killed."""
+
+
+class RemoteHost:
+    """One host process. ``ended`` is called once, from a thread of its own, with the reason it is gone."""
+
+    def __init__(self, name: str, devices: Path, ended: Callable[["RemoteHost", str], None]) -> None:
+        self.name = name
+        self._ended = ended
+        self._stopping = False
+        self._numbers = count(1)
+        self._lock = Lock()
+        self._pending: dict[int, SimpleQueue[Answer | None]] = {}
+        self._gone = ""
+        self._encoder = msgspec.msgpack.Encoder()
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
+        command = [sys.executable, "-m", "mdev_user.host", str(theirs.fileno()), str(devices), level]
+        with theirs:
+            self._process = _spawner.submit(_spawn, command, theirs.fileno()).result()
+        self.pid = self._process.pid
+        self._reader = Thread(target=self._read, name=f"host {name}", daemon=True)
+        self._reader.start()
+
+    def call(self, call: Call) -> ParentDescription | Inspection | int | str | None:
+        """Have the host do it, and wait. What it raised is raised here; ENODEV when the host is or dies meanwhile."""
+        answers: SimpleQueue[Answer | None] = SimpleQueue()
+        number = next(self._numbers)
+        with self._lock:
+            if self._gone:
+                raise NoDevice(f"host {self.name} is gone: {self._gone}")
+            self._pending[number] = answers
+        try:
+            self._channel.send(self._encoder.encode(Packet(number, call)))
+            answer = answers.get()
+        except OSError:
+            answer = None
+        finally:
+            self._pending.pop(number, None)
+        if answer is None:
+            raise NoDevice(f"host {self.name} is gone: {self._gone or 'it closed its channel'}")
+        if answer.errno:
+            raise error_from(answer.errno, answer.message)
+        return answer.value
+
+    def stop(self) -> None:
+        """Have the process end, and wait until it has."""
+        self._stopping = True
+        self._channel.shutdown(socket.SHUT_WR)
+        self._reader.join(2 * _FAREWELL)
+
+    def _read(self) -> None:
+        decoder = msgspec.msgpack.Decoder(Answer)
+        while data := self._receive():
+            answer = decoder.decode(data)
+            answers = self._pending.get(answer.number)
+            if answers is not None:
+                answers.put(answer)
+        reason = _how_it_ended(self._wait())
+        with self._lock:
+            self._gone = reason
+            pending = list(self._pending.values())
+        for answers in pending:
+            answers.put(None)
+        self._channel.close()
+        if not self._stopping:
+            self._ended(self, reason)
+
+    def _wait(self) -> int:
+        """A host whose end of the channel is closed has no way back."""
+        try:
+            return self._process.wait(_FAREWELL)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def _receive(self) -> bytes:
+        try:
+            return self._channel.recv(LARGEST)
+        except OSError:
+            return b""
+
+
+class RemoteParent(LifecycleOps):
+    """The operations of a parent that lives in a host."""
+
+    def __init__(self, host: RemoteHost, load: Load) -> None:
+        """Loads the driver there; raises what it raised."""
+        description = host.call(load)
+        if not isinstance(description, ParentDescription):
+            raise NoDevice(f"host {host.name} answered {description!r}")
+        self.host = host
+        self.name = load.name
+        self.driver_name = description.driver_name
+        self.types = description.types
+        self.max_instances = description.max_instances
+        self.attributes = description.attributes
+
+    @override
+    def create(self, mdev: Mdev) -> object:
+        self.host.call(Create(self.name, mdev.type_id, mdev.uuid))
+        return self
+
+    @override
+    def remove(self, mdev: Mdev) -> None:
+        with suppress(NoDevice):  # what a host held is gone with it
+            self.host.call(Remove(mdev.uuid))
+
+    @override
+    def get_available(self, mdev_type: MdevType) -> int:
+        available = self.host.call(GetAvailable(self.name, f"{self.driver_name}-{mdev_type.name}"))
+        return available if isinstance(available, int) else 0
+
+    @override
+    def show(self, mdev: Mdev, attribute: MdevAttribute) -> str:
+        return str(self.host.call(Show(mdev.uuid, attribute)))
+
+    @override
+    def store(self, mdev: Mdev, attribute: MdevAttribute, data: bytes) -> None:
+        self.host.call(Store(mdev.uuid, attribute, data))
+
+    def unload(self) -> None:
+        self.host.call(Unload(self.name))
+
+    def inspect(self, uuid: UUID) -> Inspection | None:
+        """How an mdev is used; None where it has no VFIO device."""
+        inspection = self.host.call(Inspect(uuid))
+        return inspection if isinstance(inspection, Inspection) else None
+
+    def disconnect(self, uuid: UUID) -> None:
+        self.host.call(Disconnect(uuid))
+
+
+class RemoteVfioMdev:
+    """The bus driver ``vfio_mdev`` for the front: probes each mdev in the host of its parent."""
+
+    name = "vfio_mdev"
+
+    def probe(self, mdev: Mdev) -> None:
+        _host_of(mdev).call(Probe(mdev.uuid))
+
+    def remove(self, mdev: Mdev) -> None:
+        with suppress(NoDevice):
+            _host_of(mdev).call(Unprobe(mdev.uuid))
+
+
+def _host_of(mdev: Mdev) -> RemoteHost:
+    ops = mdev.parent.ops
+    if not isinstance(ops, RemoteParent):
+        raise NoDevice(f"parent {mdev.parent.name} does not live in a host")
+    return ops.host
+
+
+def _spawn(command: list[str], channel: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, pass_fds=[channel], stdin=subprocess.DEVNULL)
+
+
+def _how_it_ended(status: int) -> str:
+    return f"killed by signal {-status}" if status < 0 else f"exited with status {status}"

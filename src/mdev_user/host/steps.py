@@ -1,0 +1,30 @@
+"""A step: a stretch of a driver's code that nothing else of its mdev runs beside."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from time import perf_counter_ns
+
+from mdev_user.vfio.counters import Counters
+
+SLOW_STEP_NS = 1_000_000
+"""A guest's virtual processor waits for a step: one that takes longer than this is counted and named."""
+
+
+@contextmanager
+def timed(counters: Counters, name: str) -> Iterator[None]:
+    """Count the block if it was slow, the step lock being held already. The message loop has its own, inlined."""
+    began = perf_counter_ns()
+    try:
+        yield
+    finally:
+        duration = perf_counter_ns() - began
+        if duration > SLOW_STEP_NS:
+            counters.slow_step(name, duration)
+
+
+@contextmanager
+def step(lock: Lock, counters: Counters, name: str) -> Iterator[None]:
+    """Hold the step lock for the block, and count the step if it was slow."""
+    with lock, timed(counters, name):
+        yield

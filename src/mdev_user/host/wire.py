@@ -1,0 +1,129 @@
+"""What the front and a host say to each other: typed calls and their answers, in MessagePack.
+
+They exchange only values. Each message is one packet of a SOCK_SEQPACKET pair; a call carries a number, and its
+answer the same number, so that a call that takes long (a remove that waits for a guest) delays no other.
+"""
+
+from uuid import UUID
+
+from msgspec import Struct, field
+
+from mdev_user.mdev.types import MdevAttribute, MdevType
+
+LARGEST = 256 * 1024
+"""Bytes of a packet. The largest things that travel are a parent's type list and an attribute's page."""
+
+
+class ParentDescription(Struct, frozen=True):
+    """What the front needs to register a parent that lives in a host."""
+
+    driver_name: str
+    types: list[MdevType]
+    max_instances: int | None
+    attributes: list[MdevAttribute]
+
+
+class Load(Struct, frozen=True, tag=True):
+    """Make a parent and keep it under ``name``. Answer: ParentDescription."""
+
+    name: str
+    driver: str
+    options: dict[str, str]
+
+
+class Unload(Struct, frozen=True, tag=True):
+    """Forget a parent; its mdevs are gone already."""
+
+    parent: str
+
+
+class Create(Struct, frozen=True, tag=True):
+    """LifecycleOps.create."""
+
+    parent: str
+    type: str
+    uuid: UUID
+
+
+class Remove(Struct, frozen=True, tag=True):
+    """LifecycleOps.remove."""
+
+    uuid: UUID
+
+
+class Probe(Struct, frozen=True, tag=True):
+    """Have vfio_mdev make a VFIO device of an mdev; its socket is bound when the answer comes."""
+
+    uuid: UUID
+
+
+class Unprobe(Struct, frozen=True, tag=True):
+    """Have vfio_mdev let go of an mdev; answered when nobody uses it any more."""
+
+    uuid: UUID
+
+
+class GetAvailable(Struct, frozen=True, tag=True):
+    """LifecycleOps.get_available. Answer: int."""
+
+    parent: str
+    type: str
+
+
+class Show(Struct, frozen=True, tag=True):
+    """LifecycleOps.show. Answer: str."""
+
+    uuid: UUID
+    attribute: MdevAttribute
+
+
+class Store(Struct, frozen=True, tag=True):
+    """LifecycleOps.store."""
+
+    uuid: UUID
+    attribute: MdevAttribute
+    data: bytes
+
+
+class Inspect(Struct, frozen=True, tag=True):
+    """How an mdev is used. Answer: Inspection."""
+
+    uuid: UUID
+
+
+class Disconnect(Struct, frozen=True, tag=True):
+    """End the connection of an mdev's user."""
+
+    uuid: UUID
+
+
+class Inspection(Struct, frozen=True):
+    """``pid`` is None while nobody uses the mdev."""
+
+    pid: int | None
+    uid: int
+    program: str
+    unshared_memory: int
+    last_disconnect: str
+    counters: dict[str, int | str]
+
+
+Call = Load | Unload | Create | Remove | Probe | Unprobe | GetAvailable | Show | Store | Inspect | Disconnect
+
+
+class Packet(Struct, frozen=True):
+    """Front to host."""
+
+    number: int
+    call: Call
+
+
+class Answer(Struct, frozen=True):
+    """Host to front. ``errno`` 0 is success; otherwise ``message`` says what was wrong."""
+
+    number: int
+    value: ParentDescription | Inspection | int | str | None = None
+    errno: int = 0
+    message: str = ""
+    kind: str = field(default="")
+    """The class of the error, for a log."""

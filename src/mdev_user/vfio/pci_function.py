@@ -1,0 +1,137 @@
+"""A PCI function as a VFIO device: everything about it that no driver should have to write.
+
+What Linux's vfio-pci core does for hardware: the config space, the answers to the typed requests, and interrupts by
+whichever of INTx, MSI and MSI-X the guest enabled. A driver written by hand holds one for each of its mdevs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mdev_user.errors import GuestError, UnknownRequest
+from mdev_user.pci.bars import Bar
+from mdev_user.pci.config import ConfigSpace
+from mdev_user.pci.interrupts import InterruptKind, Interrupts, Window
+from mdev_user.vfio.counters import Counters
+from mdev_user.vfio.device import VfioDevice
+from mdev_user.vfio.irqs import IrqTable
+from mdev_user.vfio.requests import (
+    Area,
+    DeviceFlags,
+    DeviceInfo,
+    GetInfo,
+    GetIrqInfo,
+    GetRegionInfo,
+    Irq,
+    IrqAction,
+    Region,
+    RegionFlags,
+    RegionInfo,
+    Reply,
+    Request,
+    Reset,
+    SetIrqs,
+)
+
+_READ_WRITE = RegionFlags.READ | RegionFlags.WRITE
+
+
+@dataclass(frozen=True, slots=True)
+class BarRegion:
+    """A BAR, and which parts of it a guest may map instead of trapping; offsets and sizes in pages."""
+
+    bar: Bar
+    areas: tuple[Area, ...] = ()
+
+
+class PciFunction:
+    """One function. Between `open` and `close` its interrupts reach a user; used under the step lock."""
+
+    __slots__ = ("_regions", "_windows", "config", "interrupts", "irqs")
+
+    def __init__(self, config: ConfigSpace, bars: Mapping[int, BarRegion]) -> None:
+        """``bars`` by region index, as declared to ``config``."""
+        self.config = config
+        self.interrupts = Interrupts(config, self._drive_pin, self._send_message)
+        self.irqs = self._table(Counters())
+        self._windows = self.interrupts.windows()
+        self._regions = {
+            index: RegionInfo(index, _READ_WRITE, 0) for index in range(Region.COUNT)
+        }  # a region that is not there has size 0, as Linux's samples answer
+        self._regions[Region.CONFIG] = RegionInfo(Region.CONFIG, _READ_WRITE, len(config))
+        for index, each in bars.items():
+            flags = _READ_WRITE | (RegionFlags.MMAP if each.areas else RegionFlags(0))
+            self._regions[index] = RegionInfo(index, flags, each.bar.size, each.areas)
+
+    def open(self, device: VfioDevice) -> None:
+        """A user opened the device: config space and interrupts as after power-on."""
+        self.irqs = self._table(device.counters)
+        self.config.reset()
+        self.interrupts.reset()
+
+    def close(self) -> None:
+        """The user is gone: give its eventfds back."""
+        self.irqs.disarm_all()
+
+    def read_config(self, offset: int, count: int) -> bytes:
+        return self.config.read(offset, count)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        self.interrupts.config_written(self.config.write(offset, data))
+
+    def ioctl(self, request: Request) -> Reply:
+        """The answers to what every VFIO PCI device is asked.
+
+        RESET leaves the function as it is: VFIO_DEVICE_RESET resets what is behind the BARs, and config space and
+        armed interrupts survive it (Linux saves and restores them around the reset). So the driver resets itself.
+        """
+        match request:
+            case GetInfo():
+                flags = DeviceFlags.PCI | DeviceFlags.RESET
+                return DeviceInfo(flags, int(Region.COUNT), int(Irq.COUNT))
+            case GetRegionInfo(index):
+                return self._region(index)
+            case GetIrqInfo(index):
+                return self.irqs.info(index)
+            case SetIrqs():
+                self._set_irqs(request)
+                return None
+            case Reset():
+                return None
+        raise UnknownRequest(f"a PCI function does not know {request}")
+
+    def window(self, region: int, offset: int) -> Window | None:
+        """The part of a BAR that the function answers for itself: the MSI-X table or its pending bits."""
+        for window in self._windows:
+            if region == window.bar and window.offset <= offset < window.offset + window.size:
+                return window
+        return None
+
+    def mmap(self, region: int, offset: int, length: int) -> None:
+        """Only what was declared as an area of a BAR may be mapped. EINVAL otherwise."""
+        for area in self._region(region).areas:
+            if area.offset <= offset and offset + length <= area.offset + area.size:
+                return
+        raise GuestError(f"region {region} has no mappable area at {offset:#x} of {length:#x} bytes")
+
+    def _region(self, index: int) -> RegionInfo:
+        if index not in self._regions:
+            raise GuestError(f"region index {index}: expected 0 to {Region.COUNT - 1}")
+        return self._regions[index]
+
+    def _set_irqs(self, request: SetIrqs) -> None:
+        self.irqs.set(request)
+        if request.action is not IrqAction.TRIGGER or request.eventfds is None:
+            return
+        armed = [vector for vector, eventfd in enumerate(request.eventfds, request.start) if eventfd is not None]
+        if armed:
+            self.interrupts.arm(InterruptKind(request.index), armed)
+
+    def _table(self, counters: Counters) -> IrqTable:
+        counts = {Irq(kind): count for kind, count in enumerate(self.interrupts.counts)}
+        return IrqTable(counts, counters)
+
+    def _drive_pin(self, level: bool) -> None:  # noqa: FBT001 - a wire has two levels
+        self.irqs.set_level(level)
+
+    def _send_message(self, kind: InterruptKind, vector: int) -> bool:
+        return self.irqs.trigger(Irq(kind), vector)
