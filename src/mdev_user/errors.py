@@ -31,6 +31,12 @@ class ConfigError(MdevUserError):
     errno = _errno.EINVAL
 
 
+class MountError(MdevUserError):
+    """The sysfs tree cannot be mounted here; the message has the cure. The daemon goes on without it."""
+
+    errno = _errno.ENODEV
+
+
 # --- the framework's: what a create, remove or open can answer (reference: Linux mdev, errno by errno) -----------
 
 

@@ -14,7 +14,7 @@ LARGEST = 256 * 1024
 """Bytes of a packet. The largest things that travel are a parent's type list and an attribute's page."""
 
 
-class ParentDescription(Struct, frozen=True):
+class ParentDescription(Struct, frozen=True, tag_field="answer"):
     """What the front needs to register a parent that lives in a host."""
 
     driver_name: str
@@ -23,7 +23,7 @@ class ParentDescription(Struct, frozen=True):
     attributes: list[MdevAttribute]
 
 
-class Load(Struct, frozen=True, tag=True):
+class Load(Struct, frozen=True, tag_field="call"):
     """Make a parent and keep it under ``name``. Answer: ParentDescription."""
 
     name: str
@@ -31,13 +31,13 @@ class Load(Struct, frozen=True, tag=True):
     options: dict[str, str]
 
 
-class Unload(Struct, frozen=True, tag=True):
+class Unload(Struct, frozen=True, tag_field="call"):
     """Forget a parent; its mdevs are gone already."""
 
     parent: str
 
 
-class Create(Struct, frozen=True, tag=True):
+class Create(Struct, frozen=True, tag_field="call"):
     """LifecycleOps.create."""
 
     parent: str
@@ -45,39 +45,39 @@ class Create(Struct, frozen=True, tag=True):
     uuid: UUID
 
 
-class Remove(Struct, frozen=True, tag=True):
+class Remove(Struct, frozen=True, tag_field="call"):
     """LifecycleOps.remove."""
 
     uuid: UUID
 
 
-class Probe(Struct, frozen=True, tag=True):
+class Probe(Struct, frozen=True, tag_field="call"):
     """Have vfio_mdev make a VFIO device of an mdev; its socket is bound when the answer comes."""
 
     uuid: UUID
 
 
-class Unprobe(Struct, frozen=True, tag=True):
+class Unprobe(Struct, frozen=True, tag_field="call"):
     """Have vfio_mdev let go of an mdev; answered when nobody uses it any more."""
 
     uuid: UUID
 
 
-class GetAvailable(Struct, frozen=True, tag=True):
+class GetAvailable(Struct, frozen=True, tag_field="call"):
     """LifecycleOps.get_available. Answer: int."""
 
     parent: str
     type: str
 
 
-class Show(Struct, frozen=True, tag=True):
+class Show(Struct, frozen=True, tag_field="call"):
     """LifecycleOps.show. Answer: str."""
 
     uuid: UUID
     attribute: MdevAttribute
 
 
-class Store(Struct, frozen=True, tag=True):
+class Store(Struct, frozen=True, tag_field="call"):
     """LifecycleOps.store."""
 
     uuid: UUID
@@ -85,19 +85,19 @@ class Store(Struct, frozen=True, tag=True):
     data: bytes
 
 
-class Inspect(Struct, frozen=True, tag=True):
+class Inspect(Struct, frozen=True, tag_field="call"):
     """How an mdev is used. Answer: Inspection."""
 
     uuid: UUID
 
 
-class Disconnect(Struct, frozen=True, tag=True):
+class Disconnect(Struct, frozen=True, tag_field="call"):
     """End the connection of an mdev's user."""
 
     uuid: UUID
 
 
-class Inspection(Struct, frozen=True):
+class Inspection(Struct, frozen=True, tag_field="answer"):
     """``pid`` is None while nobody uses the mdev."""
 
     pid: int | None

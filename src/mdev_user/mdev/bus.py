@@ -99,12 +99,13 @@ class Bus:
     def register_parent(self, name: str, ops: LifecycleOps) -> MdevParent:
         """EINVAL for a driver that declares nothing to create, EEXIST for a name that is taken."""
         parent = MdevParent(name, ops)
-        with self._lock:
-            if name in self._parents:
-                raise AlreadyExists(f"a parent {name} is registered; give the new one another name")
-            self._parents[name] = parent
+        with self._events:  # no event of a create on it, nor of a new parent of its name, can come before its own
+            with self._lock:
+                if name in self._parents:
+                    raise AlreadyExists(f"a parent {name} is registered; give the new one another name")
+                self._parents[name] = parent
+            self._emit(EventKind.PARENT_REGISTERED, parent)
         _log.info("parent %s: registered", name)
-        self._emit(EventKind.PARENT_REGISTERED, parent)
         return parent
 
     def unregister_parent(self, parent: MdevParent) -> None:
@@ -116,9 +117,10 @@ class Bus:
         for mdev in [each for each in self.mdevs() if each.parent is parent]:
             mdev.state = State.REMOVING
             mdev.teardown.close()
-        with self._lock:
-            del self._parents[parent.name]
-        self._emit(EventKind.PARENT_UNREGISTERED, parent)
+        with self._events:
+            with self._lock:
+                del self._parents[parent.name]
+            self._emit(EventKind.PARENT_UNREGISTERED, parent)
 
     # --- mdevs ----------------------------------------------------------------------------------------------
 
@@ -144,23 +146,26 @@ class Bus:
         ENODEV: it is not there, or its parent is going and takes it along. EAGAIN: its create has not ended, or
         another remove has begun.
         """
-        mdev = self._claim(uuid)
+        mdev = self.mdev(uuid)
         with mdev.parent.registered():
+            self._claim(mdev)
             mdev.teardown.close()
 
     def unbind(self, mdev: Mdev, driver: str) -> None:
         """Take the mdev from its driver; blocks like a remove. ENODEV when it is not bound to ``driver``."""
-        if mdev.binding is None or mdev.binding.driver != driver:
+        binding = mdev.binding
+        if binding is None or binding.driver != driver:
             raise NoDevice(f"{mdev.uuid} is not bound to {driver}")
         with mdev.parent.registered():
             self._detach(mdev)
 
     def bind(self, mdev: Mdev, driver: str) -> None:
         """Give an unbound mdev back to a driver of the bus. ENODEV when bound, going, or no such driver."""
-        if driver not in self._drivers or mdev.state is not State.ACTIVE:
+        chosen = self._drivers.get(driver)
+        if chosen is None or mdev.state is not State.ACTIVE:
             raise NoDevice(f"{mdev.uuid} ({mdev.state.value}) cannot be bound to {driver}")
         with mdev.parent.registered():
-            self._attach(mdev)
+            self._attach(mdev, chosen)
 
     # --- the steps of a create, each with what undoes it ----------------------------------------------------
 
@@ -183,15 +188,13 @@ class Bus:
             mdev.parent.instances -= 1
             del self._mdevs[mdev.uuid]
 
-    def _claim(self, uuid: UUID) -> Mdev:
+    def _claim(self, mdev: Mdev) -> None:
         with self._lock:
-            mdev = self._mdevs.get(uuid)
-            if mdev is None:
-                raise NoDevice(f"no mdev {uuid}")
+            if self._mdevs.get(mdev.uuid) is not mdev:
+                raise NoDevice(f"no mdev {mdev.uuid}")
             if mdev.state is not State.ACTIVE:
-                raise NotReady(f"{uuid} is {mdev.state.value}")
+                raise NotReady(f"{mdev.uuid} is {mdev.state.value}")
             mdev.state = State.REMOVING
-        return mdev
 
     def _add(self, mdev: Mdev, undo: ExitStack) -> None:
         ops = mdev.parent.ops
@@ -200,21 +203,26 @@ class Bus:
         mdev.drvdata = ops.create(mdev)
         undo.callback(_regardless, ops.remove, mdev)
         undo.callback(self._detach, mdev)
-        self._attach(mdev)
+        driver = self._first_driver()
+        if driver is not None:
+            self._attach(mdev, driver)
         undo.callback(self._emit, EventKind.MDEV_HIDDEN, mdev.parent, mdev)
         self._emit(EventKind.MDEV_LINKED, mdev.parent, mdev)
         undo.callback(self._emit, EventKind.MDEV_UNLINKED, mdev.parent, mdev)
 
-    def _attach(self, mdev: Mdev) -> None:
+    def _first_driver(self) -> MdevDriver | None:
+        with self._lock:
+            return next(iter(self._drivers.values()), None)
+
+    def _attach(self, mdev: Mdev, driver: MdevDriver) -> None:
         with mdev.lock:
-            driver = next(iter(self._drivers.values()), None)
-            if driver is None:
-                return
+            if mdev.state is State.REMOVING:  # a remove that has detached it would leave behind what is bound now
+                raise NoDevice(f"{mdev.uuid} is being removed")
             if mdev.binding is not None:
                 raise NoDevice(f"{mdev.uuid} is bound to {mdev.binding.driver}")
             with ExitStack() as undo:
-                mdev.binding = Binding(driver.name, self._number_group())
-                undo.callback(self._release_group, mdev)
+                binding = mdev.binding = Binding(driver.name, self._number_group())
+                undo.callback(self._release_group, mdev, binding)
                 driver.probe(mdev)
                 undo.pop_all()
             for kind in (EventKind.GROUP_ADDED, EventKind.VFIO_ADDED, EventKind.MDEV_BOUND):
@@ -222,22 +230,22 @@ class Bus:
 
     def _detach(self, mdev: Mdev) -> None:
         with mdev.lock:
-            if mdev.binding is None:
+            binding = mdev.binding
+            if binding is None:
                 return
-            _regardless(self._drivers[mdev.binding.driver].remove, mdev)
+            _regardless(self._drivers[binding.driver].remove, mdev)
             for kind in (EventKind.VFIO_REMOVED, EventKind.GROUP_REMOVED, EventKind.MDEV_UNBOUND):
                 self._emit(kind, mdev.parent, mdev)
-            self._release_group(mdev)
+            self._release_group(mdev, binding)
 
     def _number_group(self) -> int:
         with self._lock:
             return self._numbers.get()
 
-    def _release_group(self, mdev: Mdev) -> None:
+    def _release_group(self, mdev: Mdev, binding: Binding) -> None:
         with self._lock:
-            binding, mdev.binding = mdev.binding, None
-            if binding is not None:
-                self._numbers.put(binding.number)
+            mdev.binding = None
+            self._numbers.put(binding.number)
 
     def _emit(self, kind: EventKind, parent: MdevParent, mdev: Mdev | None = None) -> None:
         with self._events:

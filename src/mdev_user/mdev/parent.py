@@ -42,6 +42,8 @@ class MdevParent:
 def _check(name: str, ops: LifecycleOps) -> None:
     if not name or "/" in name or name in {".", ".."}:
         raise DriverError(f"a parent's name is a file name, given {name!r}")
+    if not ops.driver_name or "/" in ops.driver_name:
+        raise DriverError(f"parent {name}: driver_name begins the names of its types, given {ops.driver_name!r}")
     if not ops.types:
         raise DriverError(f"parent {name}: expected at least one mdev type, given none")
     names = [each.name for each in ops.types]

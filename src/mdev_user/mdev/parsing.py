@@ -6,8 +6,8 @@ from uuid import UUID
 from mdev_user.errors import InvalidValue
 
 _UUID = re.compile(rb"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_UNSIGNED = re.compile(rb"\+?(?:(?P<hex>0[xX][0-9a-fA-F]+)|(?P<octal>0[0-7]*)|(?P<decimal>[1-9][0-9]*))")
-_LONG = 1 << 64
+_UNSIGNED = re.compile(rb"\+?(?:(?P<hex>0[xX][0-9a-fA-F]+)|(?P<octal>0[0-7]*)|(?P<decimal>[1-9][0-9]{0,19}))")
+_LONG = 1 << 64  # has 20 decimal digits; more would only make int() work (it refuses some thousands)
 _SHOWN = 60
 
 

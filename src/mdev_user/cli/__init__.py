@@ -1,0 +1,94 @@
+"""The command ``mdev-user``: one file per command, and what they share.
+
+Exit status: 0 done, 1 refused (the reason is on stderr), 2 wrong usage.
+"""
+
+import difflib
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typing_extensions import override
+
+from mdev_user import __version__
+from mdev_user.errors import MdevUserError
+
+# Each command, and the module below this package with a function of the same name. Only the one that is called is
+# imported: all of them together take as long to import as one of them to run.
+_COMMANDS = {
+    "serve": "serve",
+    "types": "types",
+    "list": "list_mdevs",
+    "show": "show",
+    "create": "create",
+    "remove": "remove",
+    "qemu-args": "qemu_args",
+    "register": "register",
+    "unregister": "unregister",
+    "doctor": "doctor",
+}
+
+
+class _Commands(TyperGroup):
+    """Imports commands when they are called, and turns our errors into a line on stderr and exit status 1."""
+
+    # The types of contexts and commands are those of typer's private copy of click: Any here.
+
+    @override
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+    @override
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _COMMANDS:
+            close = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
+            ctx.fail(f"no command {cmd_name!r}" + "".join(f"; did you mean {each!r}?" for each in close))
+        module = _COMMANDS[cmd_name]
+        single = typer.Typer(add_completion=False)
+        single.command(cmd_name)(getattr(import_module(f"mdev_user.cli.{module}"), module))
+        return typer.main.get_command(single)
+
+    @override
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MdevUserError as error:
+            _print_error(str(error))
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    name="mdev-user",
+    help="The Linux mediated-device (mdev) system in user space.",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """The entry point; ends the process with the exit status."""
+    app()
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mdev-user {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _print_error(text: str) -> None:
+    from mdev_user.cli.output import print_error  # noqa: PLC0415 - rich is imported by who prints with it
+
+    print_error(text)

@@ -1,0 +1,274 @@
+"""What ``doctor`` checks: a table of small functions from the machine's facts to a finding, each with its cure."""
+
+import re
+import resource
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+
+from msgspec import Struct
+
+from mdev_user.cli.machine import Machine
+from mdev_user.daemon.run_dir import RunDir, default_run_dir
+from mdev_user.errors import ConfigError
+from mdev_user.guests.rig import DEVICE, find_rig, has_device, parse_version
+
+
+class Level(StrEnum):
+    """How bad a finding is: something does not work (problem), or something that not everybody needs (warning)."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+class Finding(Struct, frozen=True):
+    """What one check found; ``cure`` is empty when nothing needs to be done."""
+
+    check: str
+    level: Level
+    found: str
+    cure: str = ""
+
+
+class Answer(Struct, frozen=True):
+    """A check's finding before its name is put to it."""
+
+    level: Level
+    found: str
+    cure: str = ""
+
+
+class Subject(Struct, frozen=True):
+    """What is examined: a machine, and the run directory that a daemon would use on it (None: the default)."""
+
+    machine: Machine
+    run_dir: Path | None = None
+
+
+def examine(subject: Subject) -> list[Finding]:
+    """All findings, in the order of the table."""
+    answers = ((name, check(subject)) for name, check in CHECKS.items())
+    return [Finding(name, answer.level, answer.found, answer.cure) for name, answer in answers]
+
+
+_MOST_FDS_WANTED = 4096  # some 8 per mdev in use, and a host has many
+_CAP_SYS_ADMIN = 21  # capabilities(7)
+
+
+def _ok(found: str) -> Answer:
+    return Answer(Level.OK, found)
+
+
+def _warning(found: str, cure: str) -> Answer:
+    return Answer(Level.WARNING, found, cure)
+
+
+def _problem(found: str, cure: str) -> Answer:
+    return Answer(Level.PROBLEM, found, cure)
+
+
+def _kernel(subject: Subject) -> Answer:
+    release = subject.machine.kernel
+    version = _version(release)
+    if version < (5, 10):
+        return _problem(f"Linux {release}", "Linux 5.10 is the oldest that is supported; upgrade the kernel")
+    if version < (5, 19):
+        return _warning(f"Linux {release}", "`mdev-user run` needs 5.19; everything else works")
+    return _ok(f"Linux {release}")
+
+
+def _python(subject: Subject) -> Answer:
+    version = subject.machine.python
+    if _version(version) < (3, 11):
+        return _problem(f"Python {version}", "Python 3.11 is the oldest that is supported")
+    return _ok(f"Python {version}")
+
+
+def _dev_fuse(subject: Subject) -> Answer:
+    error = subject.machine.open_error("/dev/fuse")
+    if error is None:
+        return _ok("/dev/fuse can be opened")
+    if error.errno in _ABSENT:
+        cure = "`modprobe fuse` as root; in a container: `--device /dev/fuse --cap-add SYS_ADMIN`"
+        return _problem(f"/dev/fuse: {error.strerror}", f"{cure} (without the sysfs tree, only the control API works)")
+    cure = "`chmod 666 /dev/fuse` as root; in a container: `--device /dev/fuse`"
+    return _problem(f"/dev/fuse: {error.strerror}", cure)
+
+
+_ABSENT = frozenset({2, 6, 19})  # ENOENT, ENXIO, ENODEV
+
+
+def _may_mount(subject: Subject) -> Answer:
+    machine = subject.machine
+    if machine.uid == 0:
+        if _effective_capabilities(machine) >> _CAP_SYS_ADMIN & 1:
+            return _ok("root may mount")
+        return _problem(
+            "root without CAP_SYS_ADMIN", "in a container: `--cap-add SYS_ADMIN`; or run as an ordinary user"
+        )
+    path = machine.program("fusermount3")
+    if path is None:
+        return _problem("no fusermount3", "install it: `apt install fuse3` (Debian), `dnf install fuse3` (Fedora)")
+    if not machine.is_setuid(path):
+        return _problem(f"{path} is not setuid root", f"`chmod u+s {path}` as root, or reinstall the package fuse3")
+    return _ok(f"{path}, setuid root")
+
+
+def _effective_capabilities(machine: Machine) -> int:
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)", machine.text("/proc/self/status") or "", re.MULTILINE)
+    return int(match[1], 16) if match else 0
+
+
+def _libfuse(subject: Subject) -> Answer:
+    version = subject.machine.libfuse_version()
+    if version is None:
+        return _problem("no libfuse 3", "install it: `apt install fuse3` (Debian), `dnf install fuse3-libs` (Fedora)")
+    return _ok(f"libfuse {version}")
+
+
+def _allow_other(subject: Subject) -> Answer:
+    machine = subject.machine
+    if machine.uid == 0:
+        return _ok("root's tree is seen by all users")
+    lines = [line.strip() for line in (machine.text("/etc/fuse.conf") or "").splitlines()]
+    if "user_allow_other" in lines:
+        return _ok("user_allow_other is set in /etc/fuse.conf")
+    return _warning(
+        "other users (root too) cannot see your sysfs tree",
+        "if they are to: add the line `user_allow_other` to /etc/fuse.conf as root",
+    )
+
+
+def _open_files(subject: Subject) -> Answer:
+    limit = subject.machine.hard_limit(resource.RLIMIT_NOFILE)
+    if limit is None or limit >= _MOST_FDS_WANTED:
+        return _ok(f"hard limit {limit or 'unlimited'}")
+    return _warning(
+        f"hard limit {limit}",
+        f"enough for some {limit // 8} mdevs in use; raise it: LimitNOFILE= (systemd), or /etc/security/limits.conf",
+    )
+
+
+def _memory_limits(subject: Subject) -> Answer:
+    for name, kind in (("RLIMIT_FSIZE", resource.RLIMIT_FSIZE), ("RLIMIT_AS", resource.RLIMIT_AS)):
+        limit = subject.machine.hard_limit(kind)
+        if limit is not None:
+            return _problem(
+                f"{name} is {limit}",
+                "an mdev's regions are one sparse file of terabytes, and guests' memory is mapped: "
+                "`ulimit -f unlimited -v unlimited`, or LimitFSIZE=, LimitAS=infinity (systemd)",
+            )
+    return _ok("file size and address space are unlimited")
+
+
+def _memfd(subject: Subject) -> Answer:
+    error = subject.machine.memfd_error()
+    if error is None:
+        return _ok("a sealed memfd can be made")
+    return _problem(
+        f"a memfd of 9 TiB cannot be made: {error.strerror}",
+        "`sysctl vm.memfd_noexec=1` (2 refuses it), and `ulimit -f unlimited`",
+    )
+
+
+def _qemu(subject: Subject) -> Answer:
+    machine = subject.machine
+    path = machine.program("qemu-system-x86_64")
+    if path is None:
+        return _without_qemu("no qemu-system-x86_64 in PATH")
+    version = parse_version(machine.output(path, "--version"))
+    if not has_device(machine.output(path, "-device", "help")):
+        return _without_qemu(f"QEMU {version} has no {DEVICE}")
+    return _ok(f"QEMU {version} with {DEVICE}")
+
+
+def _without_qemu(found: str) -> Answer:
+    rig = find_rig()
+    if rig is not None:
+        return _ok(f"{found}; the guest rig has QEMU {rig.qemu_version}")
+    cure = "install QEMU >= 10.1 (Debian 13: from backports), or let `mdev-user demo` fetch one for itself"
+    return _warning(found, cure)
+
+
+def _yama(subject: Subject) -> Answer:
+    text = subject.machine.text("/proc/sys/kernel/yama/ptrace_scope")
+    if text is None:
+        return _ok("not there")
+    if text in {"0", "1"} or (text == "2" and subject.machine.uid == 0):
+        return _ok(f"ptrace_scope {text}")
+    cure = "`mdev-user run` cannot reach its command's memory: `sysctl kernel.yama.ptrace_scope=1` as root"
+    return _warning(f"ptrace_scope {text}", f"{cure}{' (from 3, only after a reboot)' if text == '3' else ''}")
+
+
+# sysctl, the value that forbids user namespaces to ordinary users, and the one that allows them
+_USER_NAMESPACES = (
+    ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+    ("kernel.unprivileged_userns_clone", "0", "1"),
+    ("user.max_user_namespaces", "0", "15000"),
+)
+
+
+def _user_namespaces(subject: Subject) -> Answer:
+    machine = subject.machine
+    if machine.uid == 0:
+        return _ok("not needed by root")
+    for name, forbids, allows in _USER_NAMESPACES:
+        if machine.text(f"/proc/sys/{name.replace('.', '/')}") == forbids:
+            cure = f"`mdev-user run` needs them: `sysctl {name}={allows}` as root, or run it as root"
+            return _warning(f"{name} is {forbids}", cure)
+    return _ok("allowed")
+
+
+def _run_dir(subject: Subject) -> Answer:
+    try:
+        run_dir = _subject_run_dir(subject)
+        run_dir.check_length()
+    except ConfigError as error:
+        return _problem(str(error), "see there")
+    return _ok(str(run_dir.path))
+
+
+def _stale_mount(subject: Subject) -> Answer:
+    try:
+        run_dir = _subject_run_dir(subject)
+    except ConfigError:
+        return _ok("no run directory to look into")
+    mounts = subject.machine.mounts_below(run_dir.path)
+    if not mounts:
+        return _ok("nothing is mounted in the run directory")
+    if subject.machine.listens(run_dir.control):
+        return _ok(f"a daemon serves {mounts[0]}")
+    unmount = "umount -l" if subject.machine.uid == 0 else "fusermount3 -u -z"
+    return _warning(
+        f"{mounts[0]} is what a dead daemon left",
+        f"the next `mdev-user serve` clears it; by hand: `{unmount} {mounts[0]}`",
+    )
+
+
+def _subject_run_dir(subject: Subject) -> RunDir:
+    machine = subject.machine
+    return RunDir(subject.run_dir or default_run_dir(machine.environment, machine.uid))
+
+
+def _version(text: str) -> tuple[int, int]:
+    match = re.match(r"(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+CHECKS: dict[str, Callable[[Subject], Answer]] = {
+    "kernel": _kernel,
+    "python": _python,
+    "run directory": _run_dir,
+    "stale mount": _stale_mount,
+    "/dev/fuse": _dev_fuse,
+    "libfuse": _libfuse,
+    "right to mount": _may_mount,
+    "other users": _allow_other,
+    "open files": _open_files,
+    "memory limits": _memory_limits,
+    "memfd": _memfd,
+    "qemu": _qemu,
+    "yama": _yama,
+    "user namespaces": _user_namespaces,
+}

@@ -1,0 +1,118 @@
+"""The facts about this machine that ``doctor`` judges, each asked for in one place so that tests can tell others."""
+
+import ctypes
+import ctypes.util
+import os
+import platform
+import resource
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from mdev_user.daemon.run_dir import mounts_below
+
+_SECONDS = 30  # for one program to tell its version
+
+
+class Machine:
+    """This machine. What is absent or cannot be read is None or empty, never an exception."""
+
+    uid: int
+    environment: Mapping[str, str]
+    kernel: str
+    python: str
+
+    def __init__(self) -> None:
+        self.uid = os.geteuid()
+        self.environment = os.environ
+        self.kernel = platform.release()
+        self.python = platform.python_version()
+
+    def text(self, path: str) -> str | None:
+        """What a file says, without white space around it."""
+        try:
+            return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return None
+
+    def open_error(self, path: str) -> OSError | None:
+        """What opening a device for reading and writing fails with."""
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            return error
+        return None
+
+    def memfd_error(self) -> OSError | None:
+        """What making a sealable memfd of 9 TiB, as an mdev's regions are kept in, fails with."""
+        try:
+            fd = os.memfd_create("mdev-user-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError as error:
+            return error
+        try:
+            os.ftruncate(fd, 9 << 40)
+        except OSError as error:
+            return error
+        finally:
+            os.close(fd)
+        return None
+
+    def hard_limit(self, kind: int) -> int | None:
+        """A hard resource limit (``resource.RLIMIT_...``); None for none."""
+        limit = resource.getrlimit(kind)[1]
+        return None if limit == resource.RLIM_INFINITY else limit
+
+    def program(self, name: str) -> str | None:
+        """The path of a program in $PATH."""
+        return shutil.which(name)
+
+    def is_setuid(self, path: str) -> bool:
+        try:
+            return bool(Path(path).stat().st_mode & 0o4000)
+        except OSError:
+            return False
+
+    def output(self, *command: str) -> str:
+        """What a program prints on stdout."""
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                errors="replace",
+                timeout=_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout
+
+    def libfuse_version(self) -> str | None:
+        """The version of libfuse 3."""
+        name = ctypes.util.find_library("fuse3")
+        if name is None:
+            return None
+        try:
+            version = ctypes.CDLL(name).fuse_pkgversion
+        except (OSError, AttributeError):
+            return None
+        version.restype = ctypes.c_char_p
+        text = version()
+        return text.decode("ascii", "replace") if isinstance(text, bytes) else None
+
+    def mounts_below(self, folder: Path) -> list[Path]:
+        return mounts_below(Path(os.path.realpath(folder)))
+
+    def listens(self, path: Path) -> bool:
+        """Whether somebody accepts connections on a UNIX socket."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as client:
+            client.settimeout(1)
+            try:
+                client.connect(str(path))
+            except OSError:
+                return False
+        return True

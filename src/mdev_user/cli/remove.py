@@ -1,0 +1,22 @@
+"""``mdev-user remove``: remove an mdev."""
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from mdev_user.cli.client import Client
+from mdev_user.cli.output import RunDirOption
+from mdev_user.daemon.run_dir import RunDir
+
+
+def remove(
+    uuid: Annotated[UUID, typer.Argument(help="The mdev.")],
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, max=86400, help="How long to wait for its user to close it.")
+    ] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Close its user's connection first.")] = False,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Remove an mdev. One that is in use is refused, naming the program, unless told otherwise."""
+    Client(RunDir(run_dir)).remove(uuid, wait=wait, force=force)

@@ -1,0 +1,33 @@
+"""``mdev-user serve``: run the daemon in the foreground."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mdev_user.cli.output import RunDirOption
+from mdev_user.daemon.config import Given, LogLevel, load_config
+
+ParentArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="PARENT...",
+        help="Parents to register, each DRIVER[,key=value...] or FILE.py:CLASS[,key=value...]; "
+        "name= is the parent's name, host= the process it shares, the rest are the driver's options.",
+        show_default=False,
+    ),
+]
+
+
+def serve(
+    parents: ParentArguments = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML configuration.")] = None,
+    run_dir: RunDirOption = None,
+    log_level: Annotated[LogLevel | None, typer.Option(help="The least severe message logged (default: info).")] = None,
+) -> None:
+    """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
+    loaded = load_config(config, Given(run_dir=run_dir, log_level=log_level, parents=tuple(parents or ())))
+    # `--help` imports this file; the web server would take it half a second.
+    from mdev_user.daemon.front import serve as serve_front  # noqa: PLC0415
+
+    raise typer.Exit(serve_front(loaded))

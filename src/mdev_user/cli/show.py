@@ -1,0 +1,112 @@
+"""``mdev-user show``: all that is known of one mdev, or of the daemon and its parents."""
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.text import Text
+
+from mdev_user.cli.client import Client
+from mdev_user.cli.list_mdevs import user
+from mdev_user.cli.output import (
+    Column,
+    Output,
+    OutputOption,
+    RunDirOption,
+    print_json,
+    print_line,
+    print_listing,
+    print_table,
+    printable,
+)
+from mdev_user.daemon.run_dir import RunDir
+from mdev_user.daemon.views import DaemonView, MdevDetail, ParentView
+
+_STATE_STYLES = {"registered": "green", "active": "green", "failed": "bold red"}
+
+
+def _state(state: str) -> Text:
+    return Text(printable(state), _STATE_STYLES.get(state, "yellow"))
+
+
+def _one_line(text: str) -> str:
+    """The last line of a traceback says what happened; all of it is in ``-o json`` and in the daemon's log."""
+    return text.strip().rpartition("\n")[2]
+
+
+PARENT_COLUMNS: tuple[Column[ParentView], ...] = (
+    ("PARENT", lambda row: row.name),
+    ("STATE", lambda row: _state(row.state)),
+    ("MDEVS", lambda row: row.mdevs),
+    ("HOST PID", lambda row: row.host_pid),
+    ("RESTARTS", lambda row: row.restarts),
+    ("SPECIFICATION", lambda row: row.specification),
+    ("REASON", lambda row: _one_line(row.reason)),
+)
+
+
+def show(
+    uuid: Annotated[UUID | None, typer.Argument(help="The mdev; without one, the daemon and its parents.")] = None,
+    run_dir: RunDirOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show one mdev: who uses it, its counters and warnings. Without UUID: the daemon and its parents."""
+    client = Client(RunDir(run_dir))
+    if uuid is None:
+        _print_daemon(client.status(), output)
+    else:
+        _print_mdev(client.mdev(uuid), output)
+
+
+def _print_daemon(daemon: DaemonView, output: Output) -> None:
+    if output is Output.JSON:
+        print_json(daemon)
+    elif output is Output.NAME:
+        for parent in daemon.parents:
+            print_line(parent.name)
+    else:
+        print_table(["", ""], _daemon_rows(daemon))
+        print_line("")
+        print_listing(output, daemon.parents, PARENT_COLUMNS, lambda parent: parent.name)
+
+
+def _daemon_rows(daemon: DaemonView) -> list[list[object]]:
+    tree = daemon.sysfs if daemon.sysfs is not None else f"not mounted: {daemon.sysfs_reason}"
+    return [
+        ["daemon", f"mdev-user {daemon.version} (pid {daemon.pid})"],
+        ["run directory", daemon.run_dir],
+        ["sysfs tree", tree],
+    ]
+
+
+def _print_mdev(mdev: MdevDetail, output: Output) -> None:
+    if output is Output.JSON:
+        print_json(mdev)
+    elif output is Output.NAME:
+        print_line(mdev.uuid)
+    else:
+        print_table(["", ""], [*_mdev_rows(mdev), *_counter_rows(mdev), *_warning_rows(mdev)])
+
+
+def _mdev_rows(mdev: MdevDetail) -> list[list[object]]:
+    rows: list[list[object]] = [
+        ["uuid", mdev.uuid],
+        ["type", mdev.type],
+        ["parent", mdev.parent],
+        ["state", _state(mdev.state)],
+        ["iommu group", mdev.group],
+        ["socket", mdev.socket],
+        ["sysfs", mdev.sysfs],
+        ["used by", user(mdev.client) or "nobody"],
+        ["last disconnect", _one_line(mdev.last_disconnect)],
+    ]
+    return [row for row in rows if row[1] not in {None, ""}]
+
+
+def _counter_rows(mdev: MdevDetail) -> list[list[object]]:
+    values = ((name, value) for name, value in mdev.counters.items() if value != "")
+    return [[name.replace("_", " "), f"{value:,}" if isinstance(value, int) else value] for name, value in values]
+
+
+def _warning_rows(mdev: MdevDetail) -> list[list[object]]:
+    return [[Text("warning", "bold yellow"), warning] for warning in mdev.warnings]

@@ -1,0 +1,305 @@
+"""The control API: HTTP/JSON on RUN/control.sock, for the daemon's own user only.
+
+```
+GET    /v1/status                          DaemonView
+GET    /v1/parents                         [ParentView]
+POST   /v1/parents {"specification"}       ParentView        registers
+DELETE /v1/parents/{name}                  null              unregisters
+GET    /v1/types                           [TypeView]
+GET    /v1/mdevs                           [MdevView]
+GET    /v1/mdevs/{uuid}                    MdevDetail
+POST   /v1/mdevs {"type","parent"?,"uuid"?} MdevView         creates
+DELETE /v1/mdevs/{uuid}?wait=S&force=true  null              removes
+```
+
+An answer that is not 2xx is ``{"error": text, "errno": "EEXIST"}``.
+"""
+
+import asyncio
+import errno
+import math
+import os
+import socket
+import stat
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from threading import Thread
+from typing import TypeVar
+from uuid import UUID
+
+import msgspec
+import uvicorn
+from anyio import CapacityLimiter, to_thread
+from msgspec import Struct
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from mdev_user.daemon.operations import Operations
+from mdev_user.errors import InvalidValue, MdevUserError, errno_of
+
+MOST_BODY = 64 << 10
+"""Bytes of a request's body."""
+
+MOST_WAIT = 24 * 3600.0
+"""Seconds that a remove may wait for the mdev's user."""
+
+# Changes may wait long (a remove of an mdev in use), reads never do: each have threads of their own, so that no number
+# of waiting changes delays a read. A waiting thread costs some 20 KiB; more changes than this queue.
+MOST_CHANGES = 1000
+MOST_READS = 16
+
+_STATUS: Mapping[int, int] = {
+    errno.EINVAL: 400,
+    errno.EPERM: 403,
+    errno.EACCES: 403,
+    errno.ENODEV: 404,
+    errno.ENOENT: 404,
+    errno.EBUSY: 409,
+    errno.EEXIST: 409,
+    errno.EAGAIN: 409,
+    errno.EMSGSIZE: 413,
+    errno.ETIMEDOUT: 504,
+    errno.EUSERS: 507,
+    errno.ENOSPC: 507,
+}
+_ERRNO_OF_STATUS: Mapping[int, int] = {404: errno.ENOENT, 405: errno.EOPNOTSUPP}
+
+_T = TypeVar("_T")
+
+
+class RegisterRequest(Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/parents."""
+
+    specification: str
+
+
+class CreateRequest(Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/mdevs."""
+
+    type: str
+    parent: str | None = None
+    uuid: UUID | None = None
+
+
+class BodyTooLarge(MdevUserError):
+    """A request's body is larger than any request of ours."""
+
+    errno = errno.EMSGSIZE
+
+
+class ControlServer:
+    """Serves ``operations`` at ``path`` from a thread with its own event loop, between ``start`` and ``stop``."""
+
+    def __init__(self, operations: Operations, path: Path) -> None:
+        self._path = path
+        config = uvicorn.Config(
+            make_app(operations),
+            http="h11",
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+            backlog=1024,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = Thread(target=self._run, name="control", daemon=True)
+        self._socket: socket.socket | None = None
+
+    def start(self) -> None:
+        """Bind the socket and serve. OSError when it cannot be bound.
+
+        On return it listens: a client that comes before the loop's first accept waits a moment, and is served.
+        """
+        self._socket = listening_socket(self._path)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer what can be answered within a second, hang up on the rest, and remove the socket."""
+        if self._socket is None:
+            return
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+        self._socket = None
+        self._path.unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        if self._socket is not None:
+            asyncio.run(self._server.serve(sockets=[self._socket]))
+
+
+def listening_socket(path: Path) -> socket.socket:
+    """A stream socket that listens at ``path``, mode 0600 from its first moment; a dead daemon's is replaced.
+
+    On Linux a UNIX socket's file gets the mode of the socket itself less the umask, so that fchmod before bind leaves
+    no moment in which others could connect, and no other thread's files are touched as by umask().
+    """
+    if os.path.lexists(path) and stat.S_ISSOCK(path.lstat().st_mode):
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(str(path))
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def make_app(operations: Operations) -> Starlette:
+    """The ASGI application; importable without a socket for tests and for the dashboard."""
+    api = _Api(operations)
+    routes = [
+        Route("/v1/status", api.status, methods=["GET"]),
+        Route("/v1/parents", api.parents, methods=["GET"]),
+        Route("/v1/parents", api.register, methods=["POST"]),
+        Route("/v1/parents/{name}", api.unregister, methods=["DELETE"]),
+        Route("/v1/types", api.types, methods=["GET"]),
+        Route("/v1/mdevs", api.mdevs, methods=["GET"]),
+        Route("/v1/mdevs", api.create, methods=["POST"]),
+        Route("/v1/mdevs/{uuid}", api.mdev, methods=["GET"]),
+        Route("/v1/mdevs/{uuid}", api.remove, methods=["DELETE"]),
+    ]
+    return Starlette(
+        routes=routes,
+        exception_handlers={
+            HTTPException: _answer_http_error,
+            MdevUserError: _answer_error,
+            OSError: _answer_error,
+            Exception: _answer_fault,
+        },
+    )
+
+
+class _Api:
+    """One method per route: decode, call the operation in a thread, encode."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self._reads = CapacityLimiter(MOST_READS)
+        self._changes = CapacityLimiter(MOST_CHANGES)
+
+    async def status(self, request: Request) -> Response:
+        return await self._read(request, self._operations.status)
+
+    async def parents(self, request: Request) -> Response:
+        return await self._read(request, self._operations.parents)
+
+    async def types(self, request: Request) -> Response:
+        return await self._read(request, self._operations.types)
+
+    async def mdevs(self, request: Request) -> Response:
+        return await self._read(request, self._operations.mdevs)
+
+    async def mdev(self, request: Request) -> Response:
+        uuid = _uuid(request)
+        return await self._read(request, lambda: self._operations.mdev(uuid))
+
+    async def register(self, request: Request) -> Response:
+        _query(request, ())
+        body = await _body(request, RegisterRequest)
+        return await self._change(lambda: self._operations.register_parent(body.specification), 201)
+
+    async def unregister(self, request: Request) -> Response:
+        _query(request, ())
+        name = request.path_params["name"]
+        return await self._change(lambda: self._operations.unregister_parent(name))
+
+    async def create(self, request: Request) -> Response:
+        _query(request, ())
+        body = await _body(request, CreateRequest)
+        return await self._change(lambda: self._operations.create(body.type, body.parent, body.uuid), 201)
+
+    async def remove(self, request: Request) -> Response:
+        uuid = _uuid(request)
+        query = _query(request, ("wait", "force"))
+        wait, force = _seconds(query.get("wait", "0")), _truth(query.get("force", "false"))
+        return await self._change(lambda: self._operations.remove(uuid, wait=wait, force=force))
+
+    async def _read(self, request: Request, operation: Callable[[], object]) -> Response:
+        _query(request, ())
+        value = await to_thread.run_sync(operation, limiter=self._reads, abandon_on_cancel=True)
+        return _json(value)
+
+    async def _change(self, operation: Callable[[], object], status: int = 200) -> Response:
+        value = await to_thread.run_sync(operation, limiter=self._changes, abandon_on_cancel=True)
+        return _json(value, status)
+
+
+async def _body(request: Request, kind: type[_T]) -> _T:
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MOST_BODY:
+            raise BodyTooLarge(f"expected a body of at most {MOST_BODY} bytes, given more")
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidValue(f"the body is no {kind.__name__} in JSON: {error}") from None
+
+
+def _uuid(request: Request) -> UUID:
+    text = request.path_params["uuid"]
+    try:
+        return UUID(text)
+    except ValueError:
+        raise InvalidValue(f"expected a UUID (8-4-4-4-12 hexadecimal digits), given {text[:60]!r}") from None
+
+
+def _query(request: Request, known: Collection[str]) -> dict[str, str]:
+    query: dict[str, str] = {}
+    for key, value in request.query_params.multi_items():
+        if key not in known or key in query:
+            raise InvalidValue(
+                f"expected {' and '.join(known) or 'nothing'} after the ?, each once, given {key[:60]!r}"
+            )
+        query[key] = value
+    return query
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= MOST_WAIT:
+        raise InvalidValue(f"expected wait to be a number of seconds from 0 to {MOST_WAIT:.0f}, given {text[:60]!r}")
+    return seconds
+
+
+def _truth(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise InvalidValue(f"expected force to be true or false, given {text[:60]!r}")
+    return text == "true"
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+async def _answer_error(_request: Request, error: Exception) -> Response:
+    number = errno_of(error)
+    return _error(str(error), number, _STATUS.get(number, 500))
+
+
+async def _answer_fault(_request: Request, error: Exception) -> Response:
+    # Our own mistake: the caller learns that there was one, and uvicorn logs it with its traceback.
+    return _error(f"an error of the daemon's own, see its log: {type(error).__name__}: {error}", errno.EIO, 500)
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    text = f"{request.method} {request.url.path[:200]}: no such request of the control API"
+    return _error(text, _ERRNO_OF_STATUS.get(status, errno.EINVAL), status)
+
+
+def _error(text: str, number: int, status: int) -> Response:
+    return _json({"error": text, "errno": errno.errorcode.get(number, "EIO")}, status)

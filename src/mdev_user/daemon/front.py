@@ -1,0 +1,258 @@
+"""The composition root of ``serve``: the bus, its hosts, the sysfs tree and the control API, in one process."""
+
+import logging
+import os
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
+from time import monotonic, sleep
+from uuid import UUID, uuid4
+
+from msgspec.structs import asdict
+
+from mdev_user import __version__
+from mdev_user.daemon.config import Config
+from mdev_user.daemon.control import ControlServer
+from mdev_user.daemon.notify import notify
+from mdev_user.daemon.parents import Parents
+from mdev_user.daemon.run_dir import RunDir
+from mdev_user.daemon.specification import parse_parent
+from mdev_user.daemon.views import ClientView, DaemonView, MdevDetail, MdevView, ParentView, TypeView
+from mdev_user.errors import Busy, ConfigError, MdevUserError, MountError, NoDevice
+from mdev_user.host.remote import RemoteParent, RemoteVfioMdev
+from mdev_user.host.wire import Inspection
+from mdev_user.mdev.bus import Bus
+from mdev_user.mdev.device import Mdev
+from mdev_user.mdev.parent import MdevParent
+from mdev_user.sysfs.layout import Layout
+from mdev_user.sysfs.mount import Mount
+from mdev_user.sysfs.tree import Tree
+from mdev_user.units import MiB
+
+_log = logging.getLogger(__name__)
+
+_UNSHARED = 16 * MiB
+"""A BIOS or an option ROM arrives without a file, too; a guest's RAM is larger than this."""
+_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_POLL = 0.05
+"""Seconds between two looks at whether a user is gone."""
+
+
+class Front:
+    """What `serve` runs, and the `Operations` of its control API."""
+
+    def __init__(self, config: Config) -> None:
+        self.run_dir = RunDir(config.run_dir)
+        self.bus = Bus()
+        self.registered = Parents(self.bus, self.run_dir.devices, config.restart)
+        tree = Tree()
+        self.bus.subscribe(Layout(self.bus, tree, on_chown=self._chown).on_event)
+        self.bus.register_driver(RemoteVfioMdev())
+        self._mount = Mount(tree, self.run_dir.sys)
+        self._mounted = False
+        self._mount_failure = ""
+        self._ways_in = ExitStack()
+
+    def start(self) -> None:
+        """Everything but the parents; raises when another daemon uses the run directory."""
+        with ExitStack() as undo:
+            undo.callback(self.run_dir.release)
+            self.run_dir.prepare()
+            self._mount_tree()
+            undo.callback(self._mount.unmount)
+            control = ControlServer(self, self.run_dir.control)
+            control.start()
+            undo.callback(control.stop)
+            # Hosts first at the end: a remove that waits for a guest then ends, and with it what asked for it.
+            undo.callback(self.registered.stop)
+            self._ways_in = undo.pop_all()
+
+    def stop(self) -> None:
+        """Disconnect every user, end the hosts, and leave no mount, no socket and no process."""
+        self._ways_in.close()
+
+    def _mount_tree(self) -> None:
+        """Without FUSE the control API still serves everything, so that is no reason to stop."""
+        try:
+            self._mount.mount()
+        except MountError as error:
+            self._mount_failure = str(error)
+            _log.warning("no sysfs tree: %s. The control socket serves everything all the same.", error)
+        else:
+            self._mounted = True
+
+    def _chown(self, uuid: UUID, uid: int, gid: int) -> None:
+        """The owner of an mdev's directory in sysfs is who may use its socket (as udev rules and libvirt expect)."""
+        for path in (self.run_dir.mdev(uuid), self.run_dir.socket(uuid)):
+            os.chown(path, uid, gid)
+
+    # --- Operations -----------------------------------------------------------------------------------------
+
+    def status(self) -> DaemonView:
+        return DaemonView(
+            version=__version__,
+            pid=os.getpid(),
+            run_dir=str(self.run_dir.path),
+            sysfs=str(self.run_dir.sys) if self._mounted else None,
+            sysfs_reason=self._mount_failure,
+            parents=self.parents(),
+        )
+
+    def parents(self) -> list[ParentView]:
+        return self.registered.views()
+
+    def types(self) -> list[TypeView]:
+        return [
+            TypeView(
+                parent=parent.name,
+                type=type_id,
+                name=each.pretty_name or each.name,
+                description=each.description,
+                device_api=each.device_api,
+                available_instances=self.bus.available(parent, each),
+            )
+            for parent in self.bus.parents()
+            for type_id, each in parent.types.items()
+        ]
+
+    def mdevs(self) -> list[MdevView]:
+        return [self._view(each, _inspect(each)) for each in self.bus.mdevs()]
+
+    def mdev(self, uuid: UUID) -> MdevDetail:
+        mdev = self.bus.mdev(uuid)
+        use = _inspect(mdev)
+        shown = asdict(self._view(mdev, use))
+        return MdevDetail(
+            **shown,
+            counters=use.counters if use else {},
+            last_disconnect=use.last_disconnect if use else "",
+            warnings=_warnings(use),
+        )
+
+    def register_parent(self, specification: str) -> ParentView:
+        parsed = parse_parent(specification)
+        self.registered.register(parsed)
+        return self.registered.view(parsed.name)
+
+    def unregister_parent(self, name: str) -> None:
+        self.registered.unregister(name)
+
+    def create(self, type_id: str, parent: str | None, uuid: UUID | None) -> MdevView:
+        chosen = self.bus.parent(parent) if parent is not None else self._only_parent_with(type_id)
+        mdev = self.bus.create(chosen, type_id, uuid or uuid4())
+        return self._view(mdev, None)
+
+    def remove(self, uuid: UUID, *, wait: float, force: bool) -> None:
+        """Without ``force`` an mdev in use stays as it is; with it the user is disconnected until the mdev is gone."""
+        mdev = self.bus.mdev(uuid)
+        if force:
+            _remove_forcibly(self.bus, mdev)
+            return
+        deadline = monotonic() + wait
+        while (use := _inspect(mdev)) is not None and use.pid is not None:
+            if monotonic() >= deadline:
+                raise Busy(
+                    f"{uuid} is in use by pid {use.pid} ({use.program}): stop it, or remove with "
+                    "--wait SECONDS or --force"
+                )
+            sleep(_POLL)
+        self.bus.remove(uuid)
+
+    def _only_parent_with(self, type_id: str) -> MdevParent:
+        found = [each for each in self.bus.parents() if type_id in each.types]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(each.name for each in found) or "none"
+        raise ConfigError(f"expected one parent with the type {type_id}, there are: {names}; name one with --parent")
+
+    def _view(self, mdev: Mdev, use: Inspection | None) -> MdevView:
+        binding = mdev.binding
+        path = f"devices/virtual/{mdev.parent.ops.driver_name}/{mdev.parent.name}/{mdev.uuid}"
+        return MdevView(
+            uuid=str(mdev.uuid),
+            parent=mdev.parent.name,
+            type=mdev.type_id,
+            state=mdev.state.value,
+            group=binding.number if binding else None,
+            socket=str(self.run_dir.socket(mdev.uuid)),
+            sysfs=str(self.run_dir.sys / path) if self._mounted else None,
+            client=_client(use),
+        )
+
+
+def serve(config: Config) -> int:
+    """Run the daemon in the foreground until SIGTERM, SIGINT or SIGHUP. 0 after a clean end, 1 when it cannot run."""
+    logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname).1s %(message)s")
+    signals = _take_signals()
+    front = Front(config)
+    try:
+        front.start()
+    except (MdevUserError, OSError) as error:
+        _log.error("cannot serve: %s", error)
+        return 1
+    try:
+        for specification in config.parents:
+            front.registered.register(specification)
+    except (MdevUserError, OSError) as error:
+        _log.error("cannot register a parent: %s", error)
+        front.stop()
+        return 1
+    notify("READY=1")
+    _log.info("serving %d parents; run directory %s", len(config.parents), front.run_dir.path)
+    signals.recv(1)
+    notify("STOPPING=1")
+    front.stop()
+    return 0
+
+
+def _take_signals() -> socket.socket:
+    """A socket that becomes readable when the daemon is to end.
+
+    A signal may be delivered to a thread of libfuse's; a main thread that waits for a lock would never see it. And
+    libfuse takes signals that have no handler: this comes before it.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)  # noqa: FBT003 - as set_wakeup_fd demands
+    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
+    for number in _END:
+        signal.signal(number, lambda _number, _frame: None)
+    return ours
+
+
+def _inspect(mdev: Mdev) -> Inspection | None:
+    """How the mdev is used; None where its host does not know it (any more, or yet)."""
+    ops = mdev.parent.ops
+    if not isinstance(ops, RemoteParent) or mdev.binding is None:
+        return None
+    try:
+        return ops.inspect(mdev.uuid)
+    except NoDevice:
+        return None
+
+
+def _remove_forcibly(bus: Bus, mdev: Mdev) -> None:
+    """Begin the remove, which lets no new user in, and disconnect the one there is until it has ended."""
+    ops = mdev.parent.ops
+    with ThreadPoolExecutor(1) as pool:
+        removing = pool.submit(bus.remove, mdev.uuid)
+        while wait([removing], _POLL).not_done:
+            if isinstance(ops, RemoteParent):
+                with suppress(NoDevice):
+                    ops.disconnect(mdev.uuid)
+        removing.result()
+
+
+def _client(use: Inspection | None) -> ClientView | None:
+    if use is None or use.pid is None:
+        return None
+    return ClientView(pid=use.pid, name=use.program, uid=use.uid, unshared_memory=use.unshared_memory)
+
+
+def _warnings(use: Inspection | None) -> list[str]:
+    if use is None or use.unshared_memory < _UNSHARED:
+        return []
+    return [
+        f"{use.unshared_memory // MiB} MiB of the guest's memory is not shared, so every DMA is a message: start "
+        "QEMU with -object memory-backend-memfd,...,share=on (see mdev-user qemu-args)"
+    ]

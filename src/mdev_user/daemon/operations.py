@@ -1,0 +1,42 @@
+"""What the daemon can be asked to do: the contract between the front and the control API."""
+
+from typing import Protocol
+from uuid import UUID
+
+from mdev_user.daemon.views import DaemonView, MdevDetail, MdevView, ParentView, TypeView
+
+
+class Operations(Protocol):
+    """Every method blocks, may be called from any thread, and raises ``mdev_user.errors``.
+
+    When the daemon stops, calls that wait must end soon (NoDevice): the process ends only after them.
+    """
+
+    def status(self) -> DaemonView: ...
+
+    def parents(self) -> list[ParentView]: ...
+
+    def types(self) -> list[TypeView]: ...
+
+    def mdevs(self) -> list[MdevView]: ...
+
+    def mdev(self, uuid: UUID) -> MdevDetail:
+        """NoDevice when there is none."""
+        ...
+
+    def register_parent(self, specification: str) -> ParentView:
+        """``specification`` is text that ``daemon.specification.parse_parent`` takes, file paths absolute."""
+        ...
+
+    def unregister_parent(self, name: str) -> None: ...
+
+    def create(self, type_id: str, parent: str | None, uuid: UUID | None) -> MdevView:
+        """Without ``parent``: the only one that has the type, else ConfigError naming the candidates."""
+        ...
+
+    def remove(self, uuid: UUID, *, wait: float, force: bool) -> None:
+        """Busy, naming pid and program, when the mdev is still in use after ``wait`` seconds.
+
+        ``force`` closes the user's connection first.
+        """
+        ...

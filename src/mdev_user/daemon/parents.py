@@ -1,0 +1,186 @@
+"""The parents that the daemon was asked for, and the host processes in which they live.
+
+A host that dies takes its own parents' mdevs and nothing else; by policy it is started again, each time after a
+longer pause, and its parents are registered anew.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Lock, RLock
+
+from mdev_user.daemon.config import Restart
+from mdev_user.daemon.run_dir import remove_device_folder
+from mdev_user.daemon.specification import ParentSpecification
+from mdev_user.daemon.views import ParentView
+from mdev_user.errors import AlreadyExists, MdevUserError, NoDevice
+from mdev_user.host.remote import RemoteHost, RemoteParent
+from mdev_user.host.wire import Load
+from mdev_user.mdev.bus import Bus
+from mdev_user.mdev.parent import MdevParent
+
+_log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 30.0
+_HEALTHY = 60.0
+"""Seconds: a host that lived this long is started again after the first, short pause."""
+
+
+@dataclass
+class _Host:
+    process: RemoteHost
+    began: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class _Parent:
+    specification: ParentSpecification
+    registered: MdevParent | None = None
+    state: str = "registered"
+    reason: str = ""
+    restarts: int = 0
+    pause: float = _FIRST_PAUSE
+
+
+class Parents:
+    """Registers and unregisters parents, and looks after their hosts. Methods may be called from any thread."""
+
+    def __init__(self, bus: Bus, devices: Path, restart: Restart) -> None:
+        self._bus = bus
+        self._devices = devices
+        self._restart = restart
+        self._lock = RLock()
+        self._starting = Lock()
+        self._hosts: dict[str, _Host] = {}
+        self._parents: dict[str, _Parent] = {}
+        self._stopping = Event()
+
+    def register(self, specification: ParentSpecification) -> None:
+        """Start the parent's host where it is not running, load the driver in it, and register the parent."""
+        name = specification.name
+        with self._lock:
+            if name in self._parents:
+                raise AlreadyExists(f"a parent {name} is registered; give the new one another name: ...,name=NAME")
+            self._parents[name] = record = _Parent(specification)
+        try:
+            self._bring_up(record)
+        except BaseException:
+            with self._lock:
+                del self._parents[name]
+            self._release_host(specification.host)
+            raise
+
+    def unregister(self, name: str) -> None:
+        """Remove the parent's mdevs (waits for those in use), then the parent, then a host that nobody needs."""
+        with self._lock:
+            record = self._parents.get(name)
+        if record is None:
+            raise NoDevice(f"no parent {name}; there are: {', '.join(self._parents) or 'none'}")
+        if record.registered is not None:
+            self._bus.unregister_parent(record.registered)
+        with self._lock:
+            self._parents.pop(name, None)
+        if record.registered is not None and isinstance(record.registered.ops, RemoteParent):
+            record.registered.ops.unload()
+        self._release_host(record.specification.host)
+
+    def views(self) -> list[ParentView]:
+        with self._lock:
+            return [self._view(each) for each in self._parents.values()]
+
+    def view(self, name: str) -> ParentView:
+        with self._lock:
+            return self._view(self._parents[name])
+
+    def stop(self) -> None:
+        """End every host: users are disconnected, mdevs go with their parents."""
+        self._stopping.set()
+        with self._lock:
+            hosts = [each.process for each in self._hosts.values()]
+            self._hosts.clear()
+        for host in hosts:
+            host.stop()
+
+    def _bring_up(self, record: _Parent) -> None:
+        host = self._host(record.specification.host)
+        specification = record.specification
+        ops = RemoteParent(host, Load(specification.name, specification.driver, specification.options))
+        record.registered = self._bus.register_parent(specification.name, ops)
+        record.state, record.reason = "registered", ""
+
+    def _host(self, name: str) -> RemoteHost:
+        with self._starting, self._lock:
+            if self._stopping.is_set():
+                raise NoDevice("the daemon is stopping")
+            if name not in self._hosts:
+                self._hosts[name] = _Host(RemoteHost(name, self._devices, self._ended))
+            return self._hosts[name].process
+
+    def _release_host(self, name: str) -> None:
+        with self._lock:
+            if any(each.specification.host == name for each in self._parents.values()):
+                return
+            host = self._hosts.pop(name, None)
+        if host is not None:
+            host.process.stop()
+
+    def _ended(self, process: RemoteHost, reason: str) -> None:
+        """A host died: its parents go, and come back by policy. Runs in that host's own thread."""
+        _log.error("host %s (pid %d) %s", process.name, process.pid, reason)
+        with self._lock:
+            host = self._hosts.get(process.name)
+            if host is None or host.process is not process:
+                return
+            del self._hosts[process.name]
+            affected = [each for each in self._parents.values() if each.specification.host == process.name]
+        healthy = time.monotonic() - host.began > _HEALTHY
+        for record in affected:
+            record.pause = _FIRST_PAUSE if healthy else record.pause
+            self._take_down(record, f"its host (pid {process.pid}) was {reason}")
+        if self._restart is Restart.ALWAYS:
+            for record in affected:
+                self._restart_parent(record)
+
+    def _take_down(self, record: _Parent, reason: str) -> None:
+        record.state = "restarting" if self._restart is Restart.ALWAYS else "failed"
+        record.reason = reason
+        parent, record.registered = record.registered, None
+        if parent is None:
+            return
+        uuids = [each.uuid for each in self._bus.mdevs() if each.parent is parent]
+        self._bus.unregister_parent(parent)
+        for uuid in uuids:
+            remove_device_folder(self._devices / str(uuid))
+
+    def _restart_parent(self, record: _Parent) -> None:
+        name = record.specification.name
+        while not self._stopping.wait(record.pause):
+            with self._lock:
+                if self._parents.get(name) is not record:  # unregistered meanwhile
+                    return
+            record.pause = min(record.pause * 2, _LONGEST_PAUSE)
+            record.restarts += 1
+            try:
+                self._bring_up(record)
+            except (MdevUserError, OSError) as error:
+                record.reason = f"{record.reason.partition(';')[0]}; starting again failed: {error}"
+                _log.error("parent %s: %s", name, record.reason)
+            else:
+                _log.warning("parent %s: registered again", name)
+                return
+
+    def _view(self, record: _Parent) -> ParentView:
+        parent = record.registered
+        ops = parent.ops if parent is not None else None
+        return ParentView(
+            name=record.specification.name,
+            specification=record.specification.text,
+            driver=ops.driver_name if ops is not None else record.specification.driver,
+            state=record.state if parent is not None or record.reason else "registering",
+            reason=record.reason,
+            host_pid=ops.host.pid if isinstance(ops, RemoteParent) else None,
+            restarts=record.restarts,
+            mdevs=parent.instances if parent is not None else 0,
+        )

@@ -1,0 +1,222 @@
+"""The run directory: where everything of one daemon lies, who may see it, and that no second daemon uses it.
+
+```
+RUN/lock                                  held by the daemon (flock); its text is the daemon's pid
+RUN/control.sock                          the control API
+RUN/devices/<uuid>/vfio-user.sock         an mdev's vfio-user socket
+RUN/root/sys                              where the sysfs tree is mounted
+RUN/root/etc/mdevctl.d, usr/lib/mdevctl   links to what mdevctl wants beside it
+```
+"""
+
+import fcntl
+import logging
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from uuid import UUID
+
+from mdev_user.errors import Busy, ConfigError
+
+MOST_SOCKET_PATH = 107
+"""Bytes of a UNIX socket's path: sockaddr_un.sun_path is 108 with its NUL (unix(7))."""
+
+SOCKET_NAME = "vfio-user.sock"
+_LONGEST_BELOW = len("/devices/") + 36 + len("/") + len(SOCKET_NAME)
+
+_log = logging.getLogger(__name__)
+
+
+def default_run_dir(environment: Mapping[str, str] = os.environ, uid: int | None = None) -> Path:
+    """/run/mdev-user for root, $XDG_RUNTIME_DIR/mdev-user for anybody else; ConfigError where that is not set."""
+    if (os.geteuid() if uid is None else uid) == 0:
+        return Path("/run/mdev-user")
+    runtime = environment.get("XDG_RUNTIME_DIR", "")
+    if not runtime.startswith("/"):
+        raise ConfigError(
+            f"expected $XDG_RUNTIME_DIR to name your folder for sockets, it is {runtime!r}: "
+            "log in through systemd (or `loginctl enable-linger`), or give --run-dir DIR"
+        )
+    return Path(runtime) / "mdev-user"
+
+
+class RunDir:
+    """The paths below one run directory. Making a RunDir touches nothing; the daemon calls ``prepare``."""
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        # absolute: libfuse changes the working directory, and QEMU gets these paths in another one
+        self.path = (default_run_dir() if path is None else Path(path)).absolute()
+        self.lock = self.path / "lock"
+        self.control = self.path / "control.sock"
+        self.devices = self.path / "devices"
+        self.root = self.path / "root"
+        self.sys = self.root / "sys"
+        self._lock_fd: int | None = None
+
+    def mdev(self, uuid: UUID) -> Path:
+        """The mdev's own folder (mode 0700, its owner's)."""
+        return self.devices / str(uuid)
+
+    def socket(self, uuid: UUID) -> Path:
+        return self.mdev(uuid) / SOCKET_NAME
+
+    def check_length(self) -> None:
+        """ConfigError if an mdev's socket below this folder would have a longer path than the kernel takes."""
+        length, most = len(os.fsencode(self.path)), MOST_SOCKET_PATH - _LONGEST_BELOW
+        if length > most:
+            raise ConfigError(
+                f"run directory {self.path} is too long: expected at most {most} bytes, given {length}, since a "
+                f"socket's path has at most {MOST_SOCKET_PATH}; give a shorter --run-dir DIR"
+            )
+
+    def prepare(self) -> None:
+        """Make the folders, take the lock until ``release``, and remove the sockets that a dead daemon left.
+
+        Raises:
+            ConfigError: the path is too long, or the folder is another user's or writable by others.
+            Busy: another daemon uses it; its pid is in the message.
+            OSError: it cannot be made.
+        """
+        self.check_length()
+        self._make_top()
+        self._take_lock()
+        try:
+            self._make_folders()
+            self._remove_stale_devices()
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let the next daemon have it. The folders stay."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def _make_top(self) -> None:
+        try:
+            self.path.mkdir(parents=True, mode=0o700)
+        except FileExistsError:
+            self._check_top()
+            return
+        self.path.chmod(0o711)  # others may pass to the mdevs that they own, and list nothing
+
+    def _check_top(self) -> None:
+        # Whoever could rename entries here could put a socket of his own in an mdev's place.
+        found = self.path.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise ConfigError(f"run directory {self.path} is not a folder; give another --run-dir DIR")
+        if found.st_uid != os.geteuid():
+            raise ConfigError(
+                f"run directory {self.path} belongs to user {found.st_uid}, expected {os.geteuid()}; "
+                "give another --run-dir DIR"
+            )
+        if found.st_mode & 0o022:
+            raise ConfigError(
+                f"run directory {self.path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}); "
+                f"`chmod go-w {self.path}`, or give another --run-dir DIR"
+            )
+
+    def _take_lock(self) -> None:
+        # Not inherited by programs that are started (O_CLOEXEC), so no child can keep it past the daemon's end.
+        fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise Busy(
+                f"run directory {self.path} is in use by the daemon with pid {owner or 'unknown'}; "
+                "stop that one, or give another --run-dir DIR"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._lock_fd = fd
+
+    def _make_folders(self) -> None:
+        for folder, mode in (
+            (self.devices, 0o711),
+            (self.root, 0o755),
+            (self.root / "etc", 0o755),
+            (self.root / "usr", 0o755),
+            (self.root / "usr" / "lib", 0o755),
+        ):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(mode)
+        with suppress(FileExistsError):  # never looked into: the mount of a dead daemon may still be on it
+            self.sys.mkdir()
+        _link(self.root / "etc" / "mdevctl.d", _mdevctl_definitions())
+        _link(self.root / "usr" / "lib" / "mdevctl", Path("/usr/lib/mdevctl"))
+
+    def _remove_stale_devices(self) -> None:
+        devices = Path(os.path.realpath(self.devices))  # as the kernel names mount points
+        mounted = mounts_below(devices)
+        for folder in list(devices.iterdir()):
+            if _is_uuid(folder.name) and not any(each.is_relative_to(folder) for each in mounted):
+                remove_device_folder(folder)
+
+
+def mounts_below(folder: Path, mountinfo: str | None = None) -> list[Path]:
+    """What is mounted on ``folder`` or below it, dead FUSE mounts included (``os.path.ismount`` sees none).
+
+    ``folder`` is free of symbolic links; ``mountinfo`` is the text of /proc/self/mountinfo
+    (proc_pid_mountinfo(5): field 5, with octal escapes).
+    """
+    if mountinfo is None:
+        mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    return [point for point in _mount_points(mountinfo) if point.is_relative_to(folder)]
+
+
+def _mount_points(mountinfo: str) -> Iterator[Path]:
+    for line in mountinfo.splitlines():
+        fields = line.split(" ")
+        if len(fields) > 4:
+            point = fields[4]
+            for escape, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+                point = point.replace(escape, character)
+            yield Path(point)
+
+
+def remove_device_folder(folder: Path) -> None:
+    """Our own socket and the folder around it; whatever else lies there stays, and is told."""
+    socket = folder / SOCKET_NAME
+    try:
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            return
+        if os.path.lexists(socket) and stat.S_ISSOCK(socket.lstat().st_mode):
+            socket.unlink()
+        folder.rmdir()
+    except OSError as error:
+        _log.warning("what a dead daemon left in %s stays there: %s", folder, error)
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
+
+
+def _mdevctl_definitions() -> Path:
+    """Where mdevctl keeps its definitions: the system's for root, a folder of the user's own otherwise."""
+    if os.geteuid() == 0:
+        return Path("/etc/mdevctl.d")
+    folder = Path.home() / ".config" / "mdevctl.d"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # mdevctl does not make it
+    except OSError as error:
+        _log.warning("mdevctl will not find its definitions: %s", error)
+    return folder
+
+
+def _link(link: Path, target: Path) -> None:
+    if link.is_symlink():
+        if link.readlink() == target:
+            return
+        link.unlink()
+    if os.path.lexists(link):  # made by hand: a private folder of definitions
+        return
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(target)

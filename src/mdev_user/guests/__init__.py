@@ -1,0 +1,1 @@
+"""Real Linux guests in a real QEMU, for the demo and the tests."""

@@ -1,0 +1,243 @@
+"""The nodes of a sysfs tree and kernfs's rules for them: directories, attributes, links.
+
+One thread at a time changes the tree (the layout, under the bus's event lock) while many read it. No lock is held by
+readers: a change is one operation on one dictionary, and a node that is taken away says so itself (``dead``).
+"""
+
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import ClassVar, Generic, TypeVar
+
+from typing_extensions import override
+
+from mdev_user.errors import AlreadyExists, DriverError, InvalidValue, MdevUserError, NoDevice
+
+PAGE = 4096
+"""The st_size of every attribute, and the most that one show gives or one store takes (kernfs: PAGE_SIZE)."""
+
+_S = TypeVar("_S")
+Owner = tuple[int, int]
+"""uid and gid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule(Generic[_S]):
+    """What an attribute is, shared by all files of its kind; the operations get the file's subject.
+
+    ``show`` returns the whole text with its newline; ``store`` takes what one write(2) brought, at most a page.
+    """
+
+    mode: int
+    show: Callable[[_S], str] | None = None
+    store: Callable[[_S, bytes], None] | None = None
+
+
+class Node:
+    """What all nodes have. ``mode`` are the permission bits; chmod and chown last as long as the node."""
+
+    __slots__ = ("dead", "gid", "mode", "st_ino", "uid")
+    kind: ClassVar[int]
+    """The file type bits of st_mode."""
+    size: ClassVar[int] = 0
+
+    def __init__(self, st_ino: int, mode: int, owner: Owner) -> None:
+        self.st_ino = st_ino
+        self.mode = mode
+        self.uid, self.gid = owner
+        self.dead = False
+
+    @property
+    def nlink(self) -> int:
+        return 1
+
+    def chmod(self, mode: int) -> None:
+        self.mode = mode & 0o7777
+
+    def chown(self, uid: int, gid: int) -> None:
+        """-1 leaves that one as it is."""
+        if uid != -1:
+            self.uid = uid
+        if gid != -1:
+            self.gid = gid
+
+
+class Attribute(Node, Generic[_S]):
+    """A file whose content is a function."""
+
+    __slots__ = ("_rule", "_subject")
+    kind = stat.S_IFREG
+    size = PAGE
+
+    def __init__(self, st_ino: int, owner: Owner, rule: Rule[_S], subject: _S) -> None:
+        super().__init__(st_ino, rule.mode, owner)
+        self._rule = rule
+        self._subject = subject
+
+    def show(self) -> bytes:
+        """The text now. ENODEV when the node is gone, EIO when chmod made readable what shows nothing."""
+        if self.dead:
+            raise NoDevice("the attribute is gone")
+        if self._rule.show is None:
+            raise MdevUserError("the attribute shows nothing")
+        return self._rule.show(self._subject).encode()[:PAGE]
+
+    def store(self, data: bytes) -> int:
+        """Take one write; returns how many bytes were taken: no more than a page. ENODEV and EIO as `show`."""
+        if self.dead:
+            raise NoDevice("the attribute is gone")
+        if self._rule.store is None:
+            raise MdevUserError("the attribute takes nothing")
+        taken = data[:PAGE]
+        self._rule.store(self._subject, taken)
+        return len(taken)
+
+
+class Link(Node):
+    """A symbolic link; ``target`` is relative to the directory it is in."""
+
+    __slots__ = ("target",)
+    kind = stat.S_IFLNK
+
+    def __init__(self, st_ino: int, owner: Owner, target: str) -> None:
+        super().__init__(st_ino, 0o777, owner)
+        self.target = target
+
+
+class Directory(Node):
+    """Names and their nodes. ``on_chown`` is called with the new uid and gid before they are taken; it may refuse."""
+
+    __slots__ = ("_nodes", "_subdirectories", "on_chown")
+    kind = stat.S_IFDIR
+
+    def __init__(self, st_ino: int, owner: Owner) -> None:
+        super().__init__(st_ino, 0o755, owner)
+        self._nodes: dict[str, Node] = {}
+        self._subdirectories = 0
+        self.on_chown: Callable[[int, int], None] | None = None
+
+    @property
+    @override
+    def nlink(self) -> int:
+        """Two and one for each directory in it, counted as they come and go."""
+        return 2 + self._subdirectories
+
+    @override
+    def chown(self, uid: int, gid: int) -> None:
+        if self.on_chown is not None:
+            self.on_chown(uid, gid)
+        super().chown(uid, gid)
+
+    def get(self, name: str) -> Node | None:
+        return self._nodes.get(name)
+
+    def entries(self) -> dict[str, Node]:
+        """A copy, made in one step: the writer may go on."""
+        return self._nodes.copy()
+
+    def add(self, name: str, node: Node) -> None:
+        """EEXIST when the name is taken."""
+        if name in self._nodes:
+            raise AlreadyExists(f"sysfs has a node {name!r} here")
+        self._subdirectories += isinstance(node, Directory)
+        self._nodes[name] = node
+
+    def remove(self, name: str) -> None:
+        """Take a node away with all that is below it; open files of theirs answer ENODEV. Nothing if absent."""
+        node = self._nodes.pop(name, None)
+        if node is not None:
+            self._subdirectories -= isinstance(node, Directory)
+            _bury(node)
+
+
+def _bury(node: Node) -> None:
+    node.dead = True
+    if isinstance(node, Directory):
+        for child in node.entries().values():
+            _bury(child)
+
+
+class Tree:
+    """Nodes by their paths, which are relative to the root and have no leading slash."""
+
+    def __init__(self, owner: Owner = (0, 0)) -> None:
+        """``owner`` is the daemon's: an ordinary user's tree would show the overflow ids otherwise."""
+        self._owner = owner
+        self._numbers = count(1)
+        self.root = Directory(next(self._numbers), owner)
+
+    def lookup(self, path: str) -> Node | None:
+        """None when there is no such node. Empty parts do not count: both "" and "/" are the root."""
+        node: Node | None = self.root
+        for name in path.split("/"):
+            if not name:
+                continue
+            if not isinstance(node, Directory):
+                return None
+            node = node.get(name)
+        return node
+
+    def walk(self) -> Iterator[tuple[str, Node]]:
+        """Every path with its node, sorted within a directory, for listings and tests."""
+        yield from _walk("", self.root)
+
+    def add_directory(self, path: str) -> Directory:
+        """As mkdir -p: the directory, made with those above it where they are absent."""
+        directory = self.root
+        for name in path.split("/"):
+            found = directory.get(name)
+            if found is None:
+                found = Directory(next(self._numbers), self._owner)
+                directory.add(name, found)
+            if not isinstance(found, Directory):
+                raise DriverError(f"{path}: {name!r} is taken by a file")
+            directory = found
+        return directory
+
+    def add_attribute(self, path: str, rule: Rule[_S], subject: _S) -> None:
+        directory, name = self._place(path)
+        directory.add(name, Attribute(next(self._numbers), self._owner, rule, subject))
+
+    def add_link(self, path: str, target: str) -> None:
+        """``target`` is the path of a node; the link's text leads there from the directory that it is in."""
+        directory, name = self._place(path)
+        text = _relative(path.rpartition("/")[0], target)
+        directory.add(name, Link(next(self._numbers), self._owner, text))
+
+    def remove(self, path: str) -> None:
+        """Nothing if absent."""
+        above, _, name = path.rpartition("/")
+        directory = self.lookup(above)
+        if isinstance(directory, Directory):
+            directory.remove(name)
+
+    def remove_if_empty(self, path: str) -> None:
+        directory = self.lookup(path)
+        if isinstance(directory, Directory) and not directory.entries():
+            self.remove(path)
+
+    def _place(self, path: str) -> tuple[Directory, str]:
+        above, _, name = path.rpartition("/")
+        directory = self.lookup(above)
+        if not isinstance(directory, Directory):
+            raise InvalidValue(f"sysfs has no directory {above!r} for {name!r}")
+        return directory, name
+
+
+def _walk(prefix: str, directory: Directory) -> Iterator[tuple[str, Node]]:
+    for name, node in sorted(directory.entries().items()):
+        yield prefix + name, node
+        if isinstance(node, Directory):
+            yield from _walk(f"{prefix}{name}/", node)
+
+
+def _relative(start: str, target: str) -> str:
+    """The way from one directory to a node: up to what they have in common and down again, as sysfs writes it."""
+    here, there = start.split("/"), target.split("/")
+    common = 0
+    for mine, theirs in zip(here, there, strict=False):
+        if mine != theirs:
+            break
+        common += 1
+    return "/".join([".."] * (len(here) - common) + there[common:])

@@ -1,0 +1,124 @@
+"""What a client's requests do to a device: messages on one side, the operations of `VfioDevice` on the other.
+
+Everything but region accesses (`accesses`); each request is one step.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from mdev_user.errors import GuestError, MdevUserError
+from mdev_user.vfio.device import VfioDevice
+from mdev_user.vfio.dma import DmaFlags, Mapping
+from mdev_user.vfio.requests import REGION_SHIFT, Area, RegionFlags, RegionInfo, SetIrqs
+from mdev_user.vfio_user import messages as m
+from mdev_user.vfio_user.commands import Request
+from mdev_user.vfio_user.connection import Fds
+from mdev_user.vfio_user.eventfd import Eventfds, GuestEventfd
+from mdev_user.vfio_user.guest_memory import GuestMemory
+
+Performed = tuple[bytes, tuple[int, ...]]
+"""The reply's payload, and fds to send along, which stay the device's."""
+
+_NOTHING: Performed = (b"", ())
+_MOST_REGIONS = 1 << (63 - REGION_SHIFT)
+_REGION_FLAGS = RegionFlags.READ | RegionFlags.WRITE | RegionFlags.MMAP
+
+
+class DeviceRequests:
+    """Performs requests on one open device, under its step lock. What raises is the request's errno."""
+
+    def __init__(self, device: VfioDevice, memory: GuestMemory, eventfds: Eventfds) -> None:
+        self.largest_unshared = 0
+        self._device = device
+        self._memory = memory
+        self._eventfds = eventfds
+        # Any: the key says which request a method takes, and a dictionary's type cannot say that.
+        self._methods: dict[type[Request], Callable[[Any, Fds], Performed]] = {
+            m.DmaMap: self._dma_map,
+            m.DmaUnmap: self._dma_unmap,
+            m.DeviceGetInfo: self._get_info,
+            m.DeviceGetRegionInfo: self._get_region_info,
+            m.DeviceGetIrqInfo: self._get_irq_info,
+            m.DeviceSetIrqs: self._set_irqs,
+            m.DeviceReset: self._reset,
+        }
+
+    def perform(self, request: Request, fds: Fds) -> Performed:
+        """Takes of ``fds`` what it keeps or has closed; the rest stays the caller's."""
+        return self._methods[type(request)](request, fds)
+
+    def _dma_map(self, request: m.DmaMap, fds: Fds) -> Performed:
+        flags = DmaFlags(request.flags)
+        backing = None
+        for fd in fds.take():
+            backing = self._memory.backing(fd, request.offset, request.size, flags)
+        try:
+            self._device.dma.map(Mapping(request.iova, request.size, flags, backing))
+        except BaseException:
+            if backing is not None:
+                backing.close()
+            raise
+        if backing is None:
+            self.largest_unshared = max(self.largest_unshared, request.size)
+        return _NOTHING
+
+    def _dma_unmap(self, request: m.DmaUnmap, _fds: Fds) -> Performed:
+        self._device.dma.unmap(request.iova, request.size)
+        return request.encode(), ()
+
+    def _get_info(self, _request: m.DeviceGetInfo, _fds: Fds) -> Performed:
+        info = self._device.info()
+        return m.DeviceInfoReply(info.flags, info.num_regions, info.num_irqs).encode(), ()
+
+    def _get_region_info(self, request: m.DeviceGetRegionInfo, _fds: Fds) -> Performed:
+        if request.index >= _MOST_REGIONS:
+            raise GuestError(f"region {request.index}: no device has so many")
+        info = self._device.region_info(request.index)
+        areas = self._mappable(info)
+        flags = info.flags & _REGION_FLAGS if areas else info.flags & _REGION_FLAGS & ~RegionFlags.MMAP
+        sparse = areas if info.areas else ()
+        reply = m.RegionInfoReply(request.index, flags, info.size, request.index << REGION_SHIFT, sparse)
+        fds = (self._device.memory_fd,) if areas and reply.fits(request.argsz) else ()
+        return reply.encode_within(request.argsz), fds
+
+    def _mappable(self, info: RegionInfo) -> tuple[Area, ...]:
+        """The areas of a region that the driver lets be mapped; one that it refuses is trapped instead."""
+        if RegionFlags.MMAP not in info.flags or not info.size:
+            return ()
+        areas = info.areas or (Area(0, info.size),)
+        return tuple(area for area in areas if self._may_map(info.index, area))
+
+    def _may_map(self, index: int, area: Area) -> bool:
+        try:
+            self._device.mmap(index, area.offset, area.size)
+        except (MdevUserError, OSError):
+            return False
+        return True
+
+    def _get_irq_info(self, request: m.DeviceGetIrqInfo, _fds: Fds) -> Performed:
+        info = self._device.irq_info(request.index)
+        return m.IrqInfoReply(info.index, info.flags, info.count).encode(), ()
+
+    def _set_irqs(self, request: m.DeviceSetIrqs, fds: Fds) -> Performed:
+        eventfds = self._eventfds_of(request, fds)
+        bools = request.bools if request.data is m.IrqData.BOOL else None
+        try:
+            self._device.ioctl(SetIrqs(request.index, request.start, request.count, request.action, eventfds, bools))
+        except BaseException:
+            # Whoever refuses them closes them; a driver that has no ioctl at all cannot know that.
+            for eventfd in eventfds or ():
+                if eventfd is not None:
+                    eventfd.close()
+            raise
+        return _NOTHING
+
+    def _eventfds_of(self, request: m.DeviceSetIrqs, fds: Fds) -> tuple[GuestEventfd | None, ...] | None:
+        if request.data is not m.IrqData.EVENTFD:
+            return None
+        if not fds:
+            return (None,) * request.count
+        return self._eventfds.adopt(fds.take())
+
+    def _reset(self, _request: m.DeviceReset, _fds: Fds) -> Performed:
+        self._device.reset()
+        return _NOTHING

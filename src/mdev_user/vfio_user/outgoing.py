@@ -1,0 +1,87 @@
+"""What a session sends: at once where the socket takes it, else queued and sent outside the step lock.
+
+A reply is sent under the step lock, so that messages leave in the order of the steps that made them. But a peer that
+does not read must not hold up the steps of its mdev, nor the thread of a job: a send under the lock never blocks.
+What it leaves over waits here until `drain` sends it, in a thread that has nothing better to do.
+"""
+
+import socket
+from collections import deque
+from contextlib import AbstractContextManager
+from threading import Lock, Thread
+
+from mdev_user.vfio_user.transport import send_with_fds
+
+_DONT_WAIT = int(socket.MSG_DONTWAIT)
+
+
+class Outgoing:
+    """The sending side of one session's socket."""
+
+    __slots__ = ("_background", "_draining", "_send", "_socket", "_step_lock", "waiting")
+
+    def __init__(self, sock: socket.socket, step_lock: AbstractContextManager[object]) -> None:
+        self._socket = sock
+        self._send = sock.send
+        self._step_lock = step_lock
+        self._draining = Lock()
+        self._background: Thread | None = None
+        self.waiting: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        """Not sent yet. The first stays until all of it is sent, so whoever finds this empty may send at once."""
+
+    def send(self, message: bytes) -> None:
+        """Send or queue, under the step lock. Whoever leaves something waiting sees to it that it is drained."""
+        try:
+            sent = 0 if self.waiting else self._send(message, _DONT_WAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent != len(message):
+            self.waiting.append((memoryview(message)[sent:], ()))
+
+    def send_with(self, message: bytes, fds: tuple[int, ...]) -> None:
+        """Like `send`, with fds that stay the caller's and open until the session ends."""
+        try:
+            sent = 0 if self.waiting else send_with_fds(self._socket, message, fds, _DONT_WAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent != len(message):
+            self.waiting.append((memoryview(message)[sent:], () if sent else fds))
+
+    def drain(self) -> None:
+        """Send what waits, blocking; without the step lock. OSError when the peer is gone."""
+        with self._draining:
+            while True:
+                with self._step_lock:
+                    if not self.waiting:
+                        return
+                    message, fds = self.waiting[0]
+                sent = send_with_fds(self._socket, message, fds)
+                self._socket.sendall(message[sent:])
+                with self._step_lock:
+                    self.waiting.popleft()
+
+    def drain_in_background(self) -> None:
+        """Like `drain`, for a caller that has the step lock: rare, so a thread of its own is cheap enough."""
+        if self._background is None or not self._background.is_alive():
+            self._background = Thread(target=self._drain_or_end, name="vfio-user-send", daemon=True)
+            self._background.start()
+
+    def end(self) -> None:
+        """The socket is shut down: wait for the background and forget what nobody will read. No step lock held."""
+        with self._step_lock:
+            background = self._background
+        if background is not None:
+            background.join()
+        self.waiting.clear()
+
+    def _drain_or_end(self) -> None:
+        try:
+            self.drain()
+        except OSError:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # shut down already: the session's thread sees the end in any case

@@ -1,0 +1,40 @@
+"""File descriptors across a UNIX socket: what a receive brought, what a send takes along."""
+
+import os
+import socket
+from array import array
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from mdev_user.vfio_user.connection import Fds
+from mdev_user.vfio_user.framing import MOST_FDS
+
+Ancillary = list[tuple[int, int, bytes]]
+
+ANCILLARY_SIZE = socket.CMSG_SPACE(MOST_FDS * array("i").itemsize)
+"""Room for the fds of one message. The kernel closes what does not fit and says so (MSG_CTRUNC)."""
+RECEIVE_FLAGS = socket.MSG_CMSG_CLOEXEC
+"""Python marks its own fds close-on-exec, but not those that a recvmsg brings."""
+
+
+def received_fds(ancillary: Ancillary, flags: int) -> Fds:
+    """The fds of one recvmsg, which are the caller's to close."""
+    numbers = array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+    return Fds(tuple(numbers), truncated=bool(flags & socket.MSG_CTRUNC))
+
+
+def send_with_fds(sock: socket.socket, data: bytes | memoryview, fds: Sequence[int], flags: int = 0) -> int:
+    """Send as much as goes; the fds travel with the first byte. Returns the number of bytes sent."""
+    if not fds:
+        return sock.send(data, flags)
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))
+    return sock.sendmsg([data], [rights], flags)
+
+
+def close_fds(numbers: Iterable[int]) -> None:
+    for number in numbers:
+        with suppress(OSError):
+            os.close(number)
