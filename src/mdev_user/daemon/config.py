@@ -70,12 +70,14 @@ def load_config(file: Path | None, given: Given) -> Config:
     keys: dict[str, object] = {key: table.pop(key) for key in _KEYS if key in table}
     _refuse_unknown(where, table, _KEYS)
     folder = Path.cwd() if file is None else file.absolute().parent
-    run_dir = given.run_dir or _take(where, keys, "run_dir", lambda value: folder / _text(value))
+    # The file is checked as a whole, also where the command line is over it.
+    run_dir = _take(where, keys, "run_dir", lambda value: folder / value)
+    log_level = _take(where, keys, "log_level", LogLevel)
     from_file = _parents(where, keys.get("parent", []), folder)
     from_arguments = _by_name("", [parse_parent(text) for text in given.parents])
     return Config(
-        run_dir=(run_dir or default_run_dir()).absolute(),
-        log_level=given.log_level or _take(where, keys, "log_level", LogLevel) or LogLevel.INFO,
+        run_dir=(given.run_dir or run_dir or default_run_dir()).absolute(),
+        log_level=given.log_level or log_level or LogLevel.INFO,
         restart=_take(where, keys, "restart", Restart) or Restart.ALWAYS,
         parents=tuple((from_file | from_arguments).values()),
     )
@@ -121,7 +123,7 @@ def _take(where: str, keys: Mapping[str, object], key: str, convert: Callable[[s
 
 def _choices(key: str) -> list[str]:
     choices: Mapping[str, type[StrEnum]] = {"log_level": LogLevel, "restart": Restart}
-    return list(choices[key]) if key in choices else []
+    return [each.value for each in choices[key]] if key in choices else []
 
 
 def _text(value: object) -> str:

@@ -65,7 +65,7 @@ _STATUS: Mapping[int, int] = {
     errno.EUSERS: 507,
     errno.ENOSPC: 507,
 }
-_ERRNO_OF_STATUS: Mapping[int, int] = {404: errno.ENOENT, 405: errno.EOPNOTSUPP}
+_ERRNO_OF_STATUS: Mapping[int, int] = {404: errno.ENOENT, 405: errno.ENOTSUP}
 
 _T = TypeVar("_T")
 
@@ -282,7 +282,9 @@ def _truth(text: str) -> bool:
 
 
 def _json(value: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
+    # The rest of a body that is too large is not read: hang up instead.
+    headers = {"Connection": "close"} if status == 413 else None
+    return Response(msgspec.json.encode(value), status, headers, "application/json")
 
 
 async def _answer_error(_request: Request, error: Exception) -> Response:

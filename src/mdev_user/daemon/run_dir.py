@@ -147,7 +147,7 @@ class RunDir:
             folder.chmod(mode)
         with suppress(FileExistsError):  # never looked into: the mount of a dead daemon may still be on it
             self.sys.mkdir()
-        _link(self.root / "etc" / "mdevctl.d", _mdevctl_definitions())
+        _link(self.root / "etc" / "mdevctl.d", mdevctl_definitions())
         _link(self.root / "usr" / "lib" / "mdevctl", Path("/usr/lib/mdevctl"))
 
     def _remove_stale_devices(self) -> None:
@@ -199,7 +199,7 @@ def _is_uuid(name: str) -> bool:
         return False
 
 
-def _mdevctl_definitions() -> Path:
+def mdevctl_definitions() -> Path:
     """Where mdevctl keeps its definitions: the system's for root, a folder of the user's own otherwise."""
     if os.geteuid() == 0:
         return Path("/etc/mdevctl.d")

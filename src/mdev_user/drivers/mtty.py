@@ -3,9 +3,15 @@
 A parent has 24 ports; an mdev of type mtty-1 takes one, of mtty-2 two. Each port is a 16550A whose wire is a loop:
 what the guest sends comes back. Identity (4348:3253, class 0700), types and texts are those of
 ``samples/vfio-mdev/mtty.c``; the bugs of that sample are not here.
+
+The loop takes no time, and a guest that polls sees that. Interrupts keep the pace of a line: with a trigger level above
+one (Linux sets 8) received bytes interrupt when nothing was sent for the time of a full FIFO. Otherwise a guest that
+echoes would never leave its first interrupt.
 """
 
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from threading import Lock
 
 from typing_extensions import override
@@ -27,6 +33,7 @@ from mdev_user.driver import (
     Reply,
     Request,
     Reset,
+    Sleep,
     VfioDevice,
 )
 
@@ -34,6 +41,8 @@ _IDENTITY = PciId(vendor=0x4348, device=0x3253, class_code=0x070002, revision=0x
 _PORT = BarRegion(IoBar(8))
 _FIFO = 16
 _TRIGGERS = (1, 4, 8, 14)
+_LINE_TIME = _FIFO * 10 / 115200
+"""Seconds: 16 characters of 10 bits at 115200 baud."""
 
 # Register bits (National Semiconductor PC16550D, section 8).
 _IER_RX, _IER_THR, _IER_LINE, _IER_MODEM = 0x01, 0x02, 0x04, 0x08
@@ -52,11 +61,13 @@ class Uart:
     """One 16550A on a looped wire: a byte sent is received at once, and THR is empty when the receiver is."""
 
     __slots__ = (
-        "_changed", "_dll", "_dlm", "_fifo", "_ier", "_lcr", "_mcr", "_overrun", "_scr", "_thr_pending", "_trigger",
-        "readers", "writers",
+        """``send`` is called when a byte goes out on an idle, paced line; it sets ``busy`` until the line rests."""
+        "busy", "readers", "sent", "writers",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, send: Callable[[], None]) -> None:
+        """``send`` is called when a byte goes out on an idle line at a pace; it sets ``busy`` until the line rests."""
+        self._send = send
         self._fifo: deque[int] = deque()
         self.readers = (
             self._read_data, self._read_ier, self._read_iir, lambda: self._lcr,
@@ -71,7 +82,8 @@ class Uart:
     def reset(self) -> None:
         self._fifo.clear()
         self._ier = self._lcr = self._mcr = self._scr = self._dll = self._dlm = 0
-        self._overrun = self._thr_pending = False
+        self._overrun = self._thr_pending = self.busy = False
+        self.sent = 0
         self._trigger = _TRIGGERS[0]
         self._changed = _MSR_CHANGED
 
@@ -80,8 +92,7 @@ class Uart:
         ier = self._ier
         if self._overrun and ier & _IER_LINE:
             return _IIR_LINE
-        if self._fifo and ier & _IER_RX:
-            # The wire has no time: what stays below the trigger level has timed out already.
+        if self._fifo and ier & _IER_RX and not self.busy:
             return _IIR_RX if len(self._fifo) >= self._trigger else _IIR_TIMEOUT
         if self._thr_pending and ier & _IER_THR:
             return _IIR_THR
@@ -107,6 +118,9 @@ class Uart:
             self._fifo.append(value)
         else:
             self._overrun = True
+        self.sent += 1
+        if self._trigger > 1 and not self.busy:
+            self._send()
 
     def _read_ier(self) -> int:
         return self._dlm if self._lcr & _LCR_DLAB else self._ier
@@ -157,16 +171,19 @@ class Uart:
 class MttyDevice(DeviceOps):
     """One mdev: a PCI function with a port behind each of its BARs."""
 
-    __slots__ = ("_function", "_ports", "_size")
+    __slots__ = ("_device", "_function", "_ports", "_raised")
 
     def __init__(self, ports: int) -> None:
         bars = dict.fromkeys(range(ports), _PORT)
         config = ConfigSpace(_IDENTITY, {index: each.bar for index, each in bars.items()})
         self._function = PciFunction(config, bars)
-        self._ports = tuple(Uart() for _ in range(ports))
+        self._ports = tuple(Uart(partial(self._send, region)) for region in range(ports))
+        self._raised = [False] * ports
+        self._device: VfioDevice | None = None
 
     @override
     def open_device(self, device: VfioDevice) -> None:
+        self._device = device
         self._function.open(device)
         self._reset_ports()
 
@@ -199,24 +216,40 @@ class MttyDevice(DeviceOps):
             self._reset_ports()
         return self._function.ioctl(request)
 
-    @property
-    def ports(self) -> int:
-        return len(self._ports)
-
     def _port(self, region: int, offset: int) -> Uart:
         if region >= len(self._ports) or offset >= 8:
             raise OutOfRange(f"region {region} offset {offset:#x}: expected a register of {len(self._ports)} ports")
         return self._ports[region]
 
     def _settle(self, region: int, port: Uart) -> None:
-        if port.cause() == _IIR_NONE:
-            self._function.interrupts.lower_level(region)
-        else:
+        wanted = port.cause() != _IIR_NONE
+        if wanted == self._raised[region]:
+            return
+        self._raised[region] = wanted
+        if wanted:
             self._function.interrupts.raise_level(region)
+        else:
+            self._function.interrupts.lower_level(region)
+
+    def _send(self, region: int) -> None:
+        if self._device is not None:
+            self._ports[region].busy = True
+            self._device.spawn(self._carry(region), "line")
+
+    async def _carry(self, region: int) -> None:
+        """The line is busy until nothing was sent for a while."""
+        port, carried = self._ports[region], 0
+        while carried != port.sent:
+            carried = port.sent
+            await Sleep(_LINE_TIME)
+        port.busy = False
+        self._settle(region, port)
 
     def _reset_ports(self) -> None:
-        for port in self._ports:
+        for region, port in enumerate(self._ports):
             port.reset()
+            self._raised[region] = False
+            self._function.interrupts.lower_level(region)
 
 
 class Mtty(MdevParentOps):

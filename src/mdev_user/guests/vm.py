@@ -183,7 +183,7 @@ class Guest:
         return self._process
 
     def _start_qemu(self) -> subprocess.Popen[bytes]:
-        self._log = self._ours.enter_context(tempfile.TemporaryFile())
+        self._log = self._ours.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 # close() closes it
         with ExitStack() as theirs:  # the ends that QEMU inherits; closed here once it runs
             command_fd, commands = _pair(theirs)
             self._channel = self._ours.enter_context(closing(CommandChannel(commands)))

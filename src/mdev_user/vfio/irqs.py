@@ -18,7 +18,7 @@ _FLAGS = {Irq.INTX: _LEVEL}
 class IrqTable:
     """Armed eventfds by index and vector; one table per open device, used under its step lock."""
 
-    __slots__ = ("_armed", "_counters", "_counts", "_intx_level", "_intx_masked", "_unmask")
+    __slots__ = ("_armed", "_counters", "_counts", "_intx_counted", "_intx_level", "_intx_masked", "_unmask")
 
     def __init__(self, counts: Mapping[Irq, int], counters: Counters) -> None:
         self._counts = dict(counts)
@@ -28,6 +28,8 @@ class IrqTable:
         }
         self._intx_masked = False
         self._intx_level = False
+        # However often a level is signalled while it stays up (each unmask does), it is one interrupt.
+        self._intx_counted = False
         self._unmask: list[Eventfd | None] = [None]
 
     def info(self, index: int) -> IrqInfo:
@@ -63,6 +65,7 @@ class IrqTable:
     def set_level(self, level: bool) -> None:  # noqa: FBT001 - a wire has two levels
         """Drive the INTx pin. A rising level fires unless masked; the requester's unmask fires again if still up."""
         self._intx_level = level
+        self._intx_counted &= level
         if level and not self._intx_masked:
             self._fire_intx()
 
@@ -80,6 +83,16 @@ class IrqTable:
         self._counters.interrupts += 1
         eventfd.signal()
         return True
+
+    def _fire_intx(self) -> None:
+        eventfd = self._armed[Irq.INTX][0] if self._armed[Irq.INTX] else None
+        if eventfd is None:
+            return
+        self._intx_masked = True
+        if not self._intx_counted:
+            self._intx_counted = True
+            self._counters.interrupts += 1
+        eventfd.signal()
 
     def disarm_all(self) -> None:
         """Forget every eventfd (the user closed the device)."""
@@ -136,10 +149,6 @@ class IrqTable:
                 self.trigger(Irq(request.index), vector)
             elif not self._intx_masked:
                 self._fire_intx()
-
-    def _fire_intx(self) -> None:
-        if self.trigger(Irq.INTX, 0):
-            self._intx_masked = True
 
 
 def _check_range(request: SetIrqs, available: int) -> None:

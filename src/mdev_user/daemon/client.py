@@ -1,0 +1,128 @@
+"""The asking end of the control API: one HTTP request on RUN/control.sock per call."""
+
+import http.client
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, urlencode
+from uuid import UUID
+
+import msgspec
+from typing_extensions import override
+
+from mdev_user.daemon.run_dir import RunDir
+from mdev_user.daemon.views import DaemonView, MdevDetail, MdevView, ParentView, TypeView
+from mdev_user.errors import MdevUserError, NoDevice
+
+MOST_ANSWER = 256 << 20
+"""Bytes of an answer; a hundred thousand mdevs need some 40 MB."""
+
+_ANSWER_SECONDS = 60.0  # beyond what the caller asked the daemon to wait
+_UNREGISTER_SECONDS = 24 * 3600.0  # unregistering waits for the users of the parent's mdevs, as the kernel does
+
+_T = TypeVar("_T")
+
+
+class NoDaemon(NoDevice):
+    """Nobody answers at the run directory's control socket."""
+
+
+class Refused(MdevUserError):
+    """The daemon answered with an error; the text is the daemon's."""
+
+
+class _Failure(msgspec.Struct):
+    error: str
+    errno: str
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a UNIX socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    @override
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Client:
+    """The daemon at ``run_dir``, with the operations of ``daemon.operations.Operations``.
+
+    Each raises NoDaemon when none listens there, and Refused with the daemon's own words.
+    """
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._run_dir = run_dir
+
+    def status(self) -> DaemonView:
+        return self._call("GET", "/v1/status", DaemonView)
+
+    def types(self) -> list[TypeView]:
+        return self._call("GET", "/v1/types", list[TypeView])
+
+    def mdevs(self) -> list[MdevView]:
+        return self._call("GET", "/v1/mdevs", list[MdevView])
+
+    def mdev(self, uuid: UUID) -> MdevDetail:
+        return self._call("GET", f"/v1/mdevs/{uuid}", MdevDetail)
+
+    def register_parent(self, specification: str) -> ParentView:
+        return self._call("POST", "/v1/parents", ParentView, {"specification": specification})
+
+    def unregister_parent(self, name: str) -> None:
+        self._call("DELETE", f"/v1/parents/{quote(name, safe='')}", None, seconds=_UNREGISTER_SECONDS)
+
+    def create(self, type_id: str, parent: str | None, uuid: UUID | None) -> MdevView:
+        body = {"type": type_id, "parent": parent, "uuid": None if uuid is None else str(uuid)}
+        return self._call("POST", "/v1/mdevs", MdevView, body)
+
+    def remove(self, uuid: UUID, *, wait: float, force: bool) -> None:
+        query = urlencode({"wait": wait, "force": "true" if force else "false"})
+        self._call("DELETE", f"/v1/mdevs/{uuid}?{query}", None, seconds=wait + _ANSWER_SECONDS)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        kind: type[_T] | None,
+        body: Mapping[str, str | None] | None = None,
+        seconds: float = _ANSWER_SECONDS,
+    ) -> _T:
+        status, data = self._exchange(method, path, None if body is None else msgspec.json.encode(body), seconds)
+        try:
+            if status < 300:
+                return msgspec.json.decode(data, type=kind)
+            failure = msgspec.json.decode(data, type=_Failure)
+        except msgspec.DecodeError as error:
+            raise Refused(f"{self._run_dir.control} does not speak mdev-user's control API: {error}") from None
+        raise Refused(f"{failure.error} ({failure.errno})")
+
+    def _exchange(self, method: str, path: str, body: bytes | None, seconds: float) -> tuple[int, bytes]:
+        self._run_dir.check_length()
+        connection = _UnixConnection(self._run_dir.control, seconds)
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+            response = connection.getresponse()
+            return response.status, response.read(MOST_ANSWER)
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+            raise NoDaemon(
+                f"no daemon at {self._run_dir.path}: start `mdev-user serve mtty`, or give its --run-dir DIR"
+            ) from None
+        except PermissionError:
+            raise NoDaemon(
+                f"the daemon at {self._run_dir.path} is another user's: its owner or root may use it"
+            ) from None
+        except TimeoutError:
+            raise NoDaemon(f"the daemon at {self._run_dir.path} did not answer within {seconds:.0f} s") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise NoDaemon(
+                f"the daemon at {self._run_dir.path} hung up: {str(error) or type(error).__name__}"
+            ) from None
+        finally:
+            connection.close()

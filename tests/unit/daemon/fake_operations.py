@@ -1,0 +1,146 @@
+"""A daemon without hosts: one parent with one type, as ``Operations``, served on a real control socket."""
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID, uuid4
+
+from mdev_user.daemon.control import ControlServer
+from mdev_user.daemon.run_dir import RunDir
+from mdev_user.daemon.views import ClientView, DaemonView, MdevDetail, MdevView, ParentView, TypeView
+from mdev_user.errors import AlreadyExists, Busy, ConfigError, NoDevice, NoSpace
+
+USED = UUID("11111111-2222-4333-8444-555555555555")
+"""The mdev that a guest has open; removing it waits until ``let_go``."""
+
+COUNTERS: dict[str, int | str] = {
+    "reads": 1234567,
+    "writes": 2,
+    "interrupts": 3,
+    "dma_read_bytes": 4096,
+    "dma_write_bytes": 0,
+    "guest_errors": 1,
+    "last_guest_error": "read of 3 bytes at 0x10",
+    "slow_steps": 0,
+    "slowest_step": "",
+}
+
+
+class FakeOperations:
+    """Keeps what it is told in memory."""
+
+    def __init__(self) -> None:
+        self.run_dir = ""
+        self.registered: dict[str, str] = {"mtty": "mtty"}
+        self.created: dict[UUID, MdevView] = {
+            USED: self.view(USED, ClientView(pid=42, name="qemu", uid=0, unshared_memory=0))
+        }
+        self.removes: list[tuple[UUID, float, bool]] = []
+        self.waiting = threading.Semaphore(0)
+        """Released once by each remove that begins to wait."""
+        self.let_go = threading.Event()
+        self.fault: Exception | None = None
+        """What ``types`` raises."""
+
+    def view(self, uuid: UUID, client: ClientView | None = None) -> MdevView:
+        socket = f"{self.run_dir}/devices/{uuid}/vfio-user.sock"
+        return MdevView(
+            uuid=str(uuid),
+            parent="mtty",
+            type="mtty-1",
+            state="active",
+            group=7,
+            socket=socket,
+            sysfs=None,
+            client=client,
+        )
+
+    def status(self) -> DaemonView:
+        return DaemonView(
+            version="0.1.0", pid=99, run_dir=self.run_dir, sysfs=None, sysfs_reason="no libfuse", parents=self.parents()
+        )
+
+    def parents(self) -> list[ParentView]:
+        return [self._parent(name, text) for name, text in self.registered.items()]
+
+    def types(self) -> list[TypeView]:
+        if self.fault is not None:
+            raise self.fault
+        return [
+            TypeView(
+                parent="mtty",
+                type="mtty-1",
+                name="Single port serial",
+                description="one\nport",
+                device_api="vfio-pci",
+                available_instances=24 - len(self.created),
+            )
+        ]
+
+    def mdevs(self) -> list[MdevView]:
+        return list(self.created.values())
+
+    def mdev(self, uuid: UUID) -> MdevDetail:
+        view = self._find(uuid)
+        return MdevDetail(
+            **{field: getattr(view, field) for field in view.__struct_fields__},
+            counters=COUNTERS,
+            last_disconnect="Traceback:\n  ...\nValueError: boom",
+            warnings=["the guest's RAM is not shared"],
+        )
+
+    def register_parent(self, specification: str) -> ParentView:
+        if specification in self.registered:
+            raise AlreadyExists(f"parent {specification} is registered")
+        self.registered[specification] = specification
+        return self._parent(specification, specification)
+
+    def unregister_parent(self, name: str) -> None:
+        if self.registered.pop(name, None) is None:
+            raise NoDevice(f"no parent {name}")
+
+    def create(self, type_id: str, parent: str | None, uuid: UUID | None) -> MdevView:
+        if type_id != "mtty-1":
+            raise ConfigError(f"no type {type_id}; there is mtty-1")
+        uuid = uuid or uuid4()
+        if uuid in self.created:
+            raise AlreadyExists(f"mdev {uuid} exists")
+        if len(self.created) >= 24:
+            raise NoSpace("no port is left")
+        self.created[uuid] = self.view(uuid)
+        return self.created[uuid]
+
+    def remove(self, uuid: UUID, *, wait: float, force: bool) -> None:
+        self.removes.append((uuid, wait, force))
+        view = self._find(uuid)
+        if view.client is not None and not force:
+            self.waiting.release()
+            if not self.let_go.wait(wait):
+                raise Busy(f"mdev {uuid} is in use by {view.client.name} (pid {view.client.pid})")
+        self.created.pop(uuid, None)
+
+    def _find(self, uuid: UUID) -> MdevView:
+        if uuid not in self.created:
+            raise NoDevice(f"no mdev {uuid}")
+        return self.created[uuid]
+
+    def _parent(self, name: str, text: str) -> ParentView:
+        return ParentView(
+            name=name, specification=text, driver="mtty", state="registered", reason="", host_pid=7, restarts=0, mdevs=1
+        )
+
+
+@contextmanager
+def served(operations: FakeOperations) -> Iterator[RunDir]:
+    """A run directory whose control socket answers; its path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="mdev-user-") as folder:
+        run_dir = RunDir(folder)
+        operations.run_dir = folder
+        server = ControlServer(operations, run_dir.control)
+        server.start()
+        try:
+            yield run_dir
+        finally:
+            operations.let_go.set()
+            server.stop()
