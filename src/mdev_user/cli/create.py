@@ -5,9 +5,9 @@ from uuid import UUID
 
 import typer
 
-from mdev_user.cli.client import Client
 from mdev_user.cli.list_mdevs import COLUMNS
 from mdev_user.cli.output import Output, OutputOption, RunDirOption, print_json, print_listing
+from mdev_user.daemon.client import Client
 from mdev_user.daemon.run_dir import RunDir
 
 

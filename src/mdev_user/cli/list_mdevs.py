@@ -1,7 +1,7 @@
 """``mdev-user list``: the mdevs."""
 
-from mdev_user.cli.client import Client
 from mdev_user.cli.output import Column, Output, OutputOption, RunDirOption, print_listing
+from mdev_user.daemon.client import Client
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.daemon.views import ClientView, MdevView
 

@@ -59,7 +59,11 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
         table.add_column(heading, no_wrap=number != last, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(each) for each in row))
-    console().print(table)
+    shown = console()
+    with shown.capture() as capture:
+        shown.print(table)
+    for line in capture.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")  # rich fills lines with spaces, which nobody wants in a pipe
 
 
 def print_json(value: object) -> None:

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import typer
 
-from mdev_user.cli.client import Client
 from mdev_user.cli.output import RunDirOption, print_json, print_line
+from mdev_user.daemon.client import Client
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.guests.arguments import qemu_arguments
 from mdev_user.units import GiB, MiB

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from mdev_user.cli.client import Client
 from mdev_user.cli.output import Output, OutputOption, RunDirOption, print_json, print_listing
 from mdev_user.cli.show import PARENT_COLUMNS
+from mdev_user.daemon.client import Client
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.daemon.specification import parse_parent
 

@@ -5,8 +5,8 @@ from uuid import UUID
 
 import typer
 
-from mdev_user.cli.client import Client
 from mdev_user.cli.output import RunDirOption
+from mdev_user.daemon.client import Client
 from mdev_user.daemon.run_dir import RunDir
 
 

@@ -6,7 +6,6 @@ from uuid import UUID
 import typer
 from rich.text import Text
 
-from mdev_user.cli.client import Client
 from mdev_user.cli.list_mdevs import user
 from mdev_user.cli.output import (
     Column,
@@ -19,9 +18,23 @@ from mdev_user.cli.output import (
     print_table,
     printable,
 )
+from mdev_user.daemon.client import Client
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.daemon.views import DaemonView, MdevDetail, ParentView
 
+# The order in which counters are read; others follow.
+_COUNTERS = (
+    "opens",
+    "reads",
+    "writes",
+    "interrupts",
+    "dma_read_bytes",
+    "dma_write_bytes",
+    "guest_errors",
+    "last_guest_error",
+    "slow_steps",
+    "slowest_step",
+)
 _STATE_STYLES = {"registered": "green", "active": "green", "failed": "bold red"}
 
 
@@ -100,12 +113,20 @@ def _mdev_rows(mdev: MdevDetail) -> list[list[object]]:
         ["used by", user(mdev.client) or "nobody"],
         ["last disconnect", _one_line(mdev.last_disconnect)],
     ]
-    return [row for row in rows if row[1] not in {None, ""}]
+    return [row for row in rows if row[1] is not None and row[1] != ""]
 
 
 def _counter_rows(mdev: MdevDetail) -> list[list[object]]:
-    values = ((name, value) for name, value in mdev.counters.items() if value != "")
-    return [[name.replace("_", " "), f"{value:,}" if isinstance(value, int) else value] for name, value in values]
+    counters = dict(mdev.counters)
+    slowest = counters.pop("slowest_step_ns", 0)
+    if isinstance(slowest, int) and slowest:
+        counters["slowest_step"] = f"{counters.get('slowest_step', '')} {slowest / 1e6:.1f} ms".lstrip()
+    names = sorted(counters, key=lambda name: _COUNTERS.index(name) if name in _COUNTERS else len(_COUNTERS))
+    return [[name.replace("_", " "), _counter(counters[name])] for name in names if counters[name] != ""]
+
+
+def _counter(value: int | str) -> str:
+    return f"{value:,}" if isinstance(value, int) else _one_line(value)
 
 
 def _warning_rows(mdev: MdevDetail) -> list[list[object]]:

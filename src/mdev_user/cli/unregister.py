@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from mdev_user.cli.client import Client
 from mdev_user.cli.output import RunDirOption
+from mdev_user.daemon.client import Client
 from mdev_user.daemon.run_dir import RunDir
 
 

@@ -109,7 +109,10 @@ class Client:
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
             response = connection.getresponse()
-            return response.status, response.read(MOST_ANSWER)
+            data = response.read(MOST_ANSWER)
+            if response.length:  # it ended early, or is too long
+                raise http.client.IncompleteRead(data, response.length)
+            return response.status, data
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             raise NoDaemon(
                 f"no daemon at {self._run_dir.path}: start `mdev-user serve mtty`, or give its --run-dir DIR"

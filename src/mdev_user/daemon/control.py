@@ -161,7 +161,7 @@ def make_app(operations: Operations) -> Starlette:
         Route("/v1/status", api.status, methods=["GET"]),
         Route("/v1/parents", api.parents, methods=["GET"]),
         Route("/v1/parents", api.register, methods=["POST"]),
-        Route("/v1/parents/{name}", api.unregister, methods=["DELETE"]),
+        Route("/v1/parents/{name:path}", api.unregister, methods=["DELETE"]),
         Route("/v1/types", api.types, methods=["GET"]),
         Route("/v1/mdevs", api.mdevs, methods=["GET"]),
         Route("/v1/mdevs", api.create, methods=["POST"]),

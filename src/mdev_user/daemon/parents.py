@@ -6,9 +6,12 @@ longer pause, and its parents are registered anew.
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Lock, RLock
+from threading import Event, Lock, RLock, Thread
+from uuid import UUID
 
 from mdev_user.daemon.config import Restart
 from mdev_user.daemon.run_dir import remove_device_folder
@@ -40,6 +43,8 @@ class _Parent:
     registered: MdevParent | None = None
     state: str = "registered"
     reason: str = ""
+    restarting: bool = False
+    """A thread is at it."""
     restarts: int = 0
     pause: float = _FIRST_PAUSE
 
@@ -78,12 +83,10 @@ class Parents:
             record = self._parents.get(name)
         if record is None:
             raise NoDevice(f"no parent {name}; there are: {', '.join(self._parents) or 'none'}")
-        if record.registered is not None:
-            self._bus.unregister_parent(record.registered)
+        self._unregister(record)
         with self._lock:
             self._parents.pop(name, None)
-        if record.registered is not None and isinstance(record.registered.ops, RemoteParent):
-            record.registered.ops.unload()
+        self._unregister(record)  # a restart may have brought it back meanwhile, and brings back no more
         self._release_host(record.specification.host)
 
     def views(self) -> list[ParentView]:
@@ -100,15 +103,30 @@ class Parents:
         with self._lock:
             hosts = [each.process for each in self._hosts.values()]
             self._hosts.clear()
-        for host in hosts:
-            host.stop()
+        if hosts:
+            with ThreadPoolExecutor(len(hosts)) as pool:  # each may need its time
+                list(pool.map(RemoteHost.stop, hosts))
+        for mdev in self._bus.mdevs():  # a host that had to be killed left them
+            self._remove_folder(mdev.uuid)
+
+    def _unregister(self, record: _Parent) -> None:
+        parent, record.registered = record.registered, None
+        if parent is None:
+            return
+        self._bus.unregister_parent(parent)
+        if isinstance(parent.ops, RemoteParent):
+            with suppress(NoDevice):
+                parent.ops.unload()
 
     def _bring_up(self, record: _Parent) -> None:
         host = self._host(record.specification.host)
         specification = record.specification
         ops = RemoteParent(host, Load(specification.name, specification.driver, specification.options))
         record.registered = self._bus.register_parent(specification.name, ops)
-        record.state, record.reason = "registered", ""
+        record.state = "registered"
+        if host.gone:  # between its answer and here; `_ended` may have looked before there was anything to take down
+            self._take_down(record, _killed(host))
+            raise NoDevice(record.reason)
 
     def _host(self, name: str) -> RemoteHost:
         with self._starting, self._lock:
@@ -138,10 +156,11 @@ class Parents:
         healthy = time.monotonic() - host.began > _HEALTHY
         for record in affected:
             record.pause = _FIRST_PAUSE if healthy else record.pause
-            self._take_down(record, f"its host (pid {process.pid}) was {reason}")
+            self._take_down(record, _killed(process))
         if self._restart is Restart.ALWAYS:
             for record in affected:
-                self._restart_parent(record)
+                # A thread each: one that does not come up again must not keep its host's others down.
+                Thread(target=self._restart_parent, args=(record,), name="restart", daemon=True).start()
 
     def _take_down(self, record: _Parent, reason: str) -> None:
         record.state = "restarting" if self._restart is Restart.ALWAYS else "failed"
@@ -152,24 +171,37 @@ class Parents:
         uuids = [each.uuid for each in self._bus.mdevs() if each.parent is parent]
         self._bus.unregister_parent(parent)
         for uuid in uuids:
-            remove_device_folder(self._devices / str(uuid))
+            self._remove_folder(uuid)
+
+    def _remove_folder(self, uuid: UUID) -> None:
+        folder = self._devices / str(uuid)
+        if folder.exists():
+            remove_device_folder(folder)
 
     def _restart_parent(self, record: _Parent) -> None:
-        name = record.specification.name
+        """Try until it is registered again or not wanted any more; at most one thread a parent."""
         while not self._stopping.wait(record.pause):
             with self._lock:
-                if self._parents.get(name) is not record:  # unregistered meanwhile
+                if record.restarting:  # a host that dies while it is started again has its own `_ended`
                     return
-            record.pause = min(record.pause * 2, _LONGEST_PAUSE)
-            record.restarts += 1
+                if record.registered is not None or self._parents.get(record.specification.name) is not record:
+                    return
+                record.restarting = True
             try:
-                self._bring_up(record)
-            except (MdevUserError, OSError) as error:
-                record.reason = f"{record.reason.partition(';')[0]}; starting again failed: {error}"
-                _log.error("parent %s: %s", name, record.reason)
-            else:
-                _log.warning("parent %s: registered again", name)
-                return
+                self._try_again(record)
+            finally:
+                record.restarting = False
+
+    def _try_again(self, record: _Parent) -> None:
+        record.pause = min(record.pause * 2, _LONGEST_PAUSE)
+        record.restarts += 1
+        try:
+            self._bring_up(record)
+        except (MdevUserError, OSError) as error:
+            record.reason = f"{record.reason.partition(';')[0]}; starting again failed: {error}"
+            _log.error("parent %s: %s", record.specification.name, record.reason)
+        else:
+            _log.warning("parent %s: registered again", record.specification.name)
 
     def _view(self, record: _Parent) -> ParentView:
         parent = record.registered

@@ -92,6 +92,7 @@ class RunDir:
     def release(self) -> None:
         """Let the next daemon have it. The folders stay."""
         if self._lock_fd is not None:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)  # also for a child that is between fork and exec
             os.close(self._lock_fd)
             self._lock_fd = None
 

@@ -61,8 +61,8 @@ class Uart:
     """One 16550A on a looped wire: a byte sent is received at once, and THR is empty when the receiver is."""
 
     __slots__ = (
-        """``send`` is called when a byte goes out on an idle, paced line; it sets ``busy`` until the line rests."""
-        "busy", "readers", "sent", "writers",
+        "_changed", "_dll", "_dlm", "_fifo", "_ier", "_lcr", "_mcr", "_overrun", "_scr", "_send", "_thr_pending",
+        "_trigger", "busy", "readers", "sent", "writers",
     )  # fmt: skip
 
     def __init__(self, send: Callable[[], None]) -> None:

@@ -114,17 +114,18 @@ def exchange(shell: Shell, port: str, pattern: bytes, size: int, seconds: float 
     Raises:
         GuestFailed: the port could not be opened.
     """
-    return _exchanged(shell, port, repeat(pattern, size), exchange_script(port, pattern, size, seconds), seconds)
+    script = exchange_script(port, pattern, size, seconds)  # it writes, then waits, each for at most that long
+    return _exchanged(shell, port, repeat(pattern, size), script, 2 * seconds)
 
 
-def converse(shell: Shell, port: str, line: str, times: int, seconds: float = _PORT_SECONDS) -> Exchange:
+def converse(shell: Shell, port: str, line: str, times: int, seconds: float = 120.0) -> Exchange:
     """Send ``line`` and a newline ``times`` times, each only after the one before came back.
 
     Both sides are at rest between two lines, so each line costs at least one interrupt. It ends early when a line
-    does not come back within 5 s, and after ``seconds`` in any case.
+    does not come back within 5 s.
 
     Raises:
-        GuestFailed: the port could not be opened, or the lines took too long.
+        GuestFailed: the port could not be opened, or the lines took longer than ``seconds``.
     """
     return _exchanged(shell, port, f"{line}\n".encode() * times, converse_script(port, line, times), seconds)
 
@@ -132,7 +133,7 @@ def converse(shell: Shell, port: str, line: str, times: int, seconds: float = _P
 def _exchanged(shell: Shell, port: str, sent: bytes, script: str, seconds: float) -> Exchange:
     irq = status(shell, port).irq
     before = interrupt_count(shell, irq)
-    shell.run(script, 2 * seconds + _CLOSE_SECONDS)
+    shell.run(script, seconds + _CLOSE_SECONDS)
     received = shell.attempt("cat /run/received").output
     return Exchange(sent, received, interrupt_count(shell, irq) - before)
 

@@ -4,6 +4,7 @@ It lives as long as its end of the socket pair: when the front is gone, so is th
 """
 
 import ctypes
+import errno
 import logging
 import os
 import signal
@@ -24,6 +25,7 @@ _log = logging.getLogger("mdev_user.host")
 # Calls may wait (a remove of an mdev in use): a thread each, kept and used again, and no number that 30 of them reach.
 _MOST_CALLS = 4096
 _PR_SET_PDEATHSIG = 1
+_LONGEST_MESSAGE = 8192
 _FAREWELL = 2.0
 """Seconds for disconnecting users and taking sockets away."""
 
@@ -36,6 +38,7 @@ class HostProcess:
         self._service = service
         self._threads = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix="call")
         self._decoder = msgspec.msgpack.Decoder(Packet)
+        self._checker = msgspec.msgpack.Decoder(Answer)
         self._encoder = msgspec.msgpack.Encoder()
 
     def run(self) -> None:
@@ -44,20 +47,35 @@ class HostProcess:
             self._threads.submit(self._answer, self._decoder.decode(data))
 
     def _answer(self, packet: Packet) -> None:
-        data = self._encoder.encode(self._do(packet))
+        data = self._encode(self._do(packet))
         try:
             self._channel.send(data)
         except OSError:  # the front is gone; run() sees it too
             _log.debug("an answer came too late")
 
+    def _encode(self, answer: Answer) -> bytes:
+        """What a driver returned may be nothing that can travel; whoever waits for it is told so."""
+        try:
+            data = self._encoder.encode(answer)
+            self._checker.decode(data)
+        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+            return self._refuse(answer, str(error))
+        return data if len(data) <= LARGEST else self._refuse(answer, f"{len(data)} bytes, expected up to {LARGEST}")
+
+    def _refuse(self, answer: Answer, reason: str) -> bytes:
+        message = f"the driver's answer cannot be taken: {reason}"
+        _log.error("%s", message)
+        return self._encoder.encode(Answer(answer.number, errno=errno.EIO, message=message, kind="DriverError"))
+
     def _do(self, packet: Packet) -> Answer:
         try:
             value = self._service.do(packet.call)
-        except Exception as error:  # noqa: BLE001 - driver code: its error is the caller's answer
-            number = errno_of(error)
-            if not isinstance(error, MdevUserError | OSError):
+        except BaseException as error:  # noqa: BLE001 - driver code: its error is the caller's answer, SystemExit too
+            kind, ours = type(error).__name__, isinstance(error, MdevUserError | OSError)
+            if not ours:
                 _log.exception("%s failed", packet.call)
-            return Answer(packet.number, errno=number, message=str(error), kind=type(error).__name__)
+            message = str(error) if ours else f"the driver failed: {kind}: {error}"
+            return Answer(packet.number, errno=errno_of(error), message=message[:_LONGEST_MESSAGE], kind=kind)
         return Answer(packet.number, value=value)  # type: ignore[arg-type]  # the encoder takes what the table gives
 
 
@@ -69,8 +87,9 @@ def _end_with_the_front() -> None:
 def main() -> None:
     fd, devices, level = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     _end_with_the_front()
-    # Ctrl-C reaches the whole process group; the front decides what happens then.
+    # Ctrl-C and the end of a terminal reach the whole process group; the front decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s host %(process)d: %(message)s")
     channel = socket.socket(fileno=fd)
     service = Service(devices)

@@ -5,7 +5,7 @@ a user costs one thread.
 """
 
 import logging
-import os
+import select
 import socket
 import stat
 import struct
@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 SOCKET_NAME = "vfio-user.sock"
 REQUEST_PERIOD = 10.0
 """Seconds between two requests to a driver to let go of an mdev that is being removed (as Linux does)."""
+_GRACE = 0.5
+"""Seconds that a user whose program has just ended needs until its device is closed."""
 _HANDOVER = 2.0
 """Seconds that a new user may wait for the end of one whose socket is closed already."""
 _PEERCRED = struct.Struct("3i")
@@ -78,7 +80,7 @@ class Endpoint:
         self._listener.close()
         self._unlink()
         asked = 0
-        while not self._wait_until_closed(0 if not asked else REQUEST_PERIOD):
+        while not self._wait_until_closed(REQUEST_PERIOD if asked else _GRACE):
             with step(self.lock, self.device.counters, "request"):
                 self.device.ops.request(asked)
             asked += 1
@@ -154,10 +156,10 @@ class Endpoint:
         session = Session(connection, device, self.lock, self._host.memory, watcher)
         watcher.jobs = jobs = Jobs(self._host.jobs, self.lock, device, session, session.fail)
         try:
+            with self._changed:  # before the driver opens it: who waits for a slow driver is told, too
+                self.peer, self.session = _peer_of(connection), session
             with step(self.lock, device.counters, "open"):
                 device.open(jobs, memory)
-            with self._changed:
-                self.peer, self.session = _peer_of(connection), session
             _log.info("%s: opened by %s", device.uuid, self.peer)
             session.run()
             self.last_disconnect = session.reason
@@ -212,23 +214,32 @@ class Endpoints:
 
 
 class _Watcher:
-    """Calls back as a step of the mdev when the user signals one of its eventfds."""
+    """Calls back as a step of the mdev when the user signals one of its eventfds.
+
+    The poll thread serves every mdev of the host, so it never reads a user's eventfd (which the user may have made
+    empty again), and however often the user signals, one step waits.
+    """
 
     jobs: Jobs
 
     def __init__(self, poll: PollThread) -> None:
         self._poll = poll
+        self._waiting: set[int] = set()
 
     def add(self, fd: int, signalled: Callable[[], None]) -> None:
-        self._poll.add(fd, partial(self._signalled, fd, signalled))
+        self._poll.add(fd, partial(self._signalled, fd, signalled), select.EPOLLIN | select.EPOLLET)
 
     def remove(self, fd: int) -> None:
         self._poll.remove(fd)
 
     def _signalled(self, fd: int, signalled: Callable[[], None]) -> None:
-        with suppress(OSError):  # closed, or read by somebody else
-            os.eventfd_read(fd)
-        self.jobs.submit(signalled)
+        if fd not in self._waiting:
+            self._waiting.add(fd)
+            self.jobs.submit(partial(self._step, fd, signalled))
+
+    def _step(self, fd: int, signalled: Callable[[], None]) -> None:
+        self._waiting.discard(fd)  # first: a signal from now on is one more
+        signalled()
 
 
 def _peer_of(connection: socket.socket) -> Peer:

@@ -1,7 +1,7 @@
 """Jobs: a driver's coroutines, run as steps of their mdev by one thread per host.
 
-A job runs under its mdev's step lock from one await to the next. It never waits for a lock: if an mdev is busy, its
-job goes to the back of the queue, so that a stuck mdev delays nobody else's jobs.
+A job runs under its mdev's step lock from one await to the next. The thread hardly waits for a lock: an mdev that is
+busy goes to the back of the queue with all its jobs, so that a stuck mdev delays nobody else's, however many it has.
 """
 
 import logging
@@ -27,6 +27,9 @@ _PATIENCE = 0.001
 MAX_PENDING = 1024
 """Jobs of one mdev. A guest starts them, so there is an end to it."""
 
+LONGEST_SLEEP = 86400.0
+"""Seconds. A threading.Condition cannot wait for any float, and one job's bad number must not end everybody's thread."""
+
 Outcome = bytes | Exception | None
 
 
@@ -42,12 +45,13 @@ class Transport(Protocol):
 
 
 class JobThread:
-    """Runs what is ready, in order; sleeping jobs become ready by the clock."""
+    """Runs what is ready, one stretch of an mdev after one of another; sleeping jobs become ready by the clock."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._changed = Condition()
-        self._ready: deque[tuple[Jobs, Callable[[], None]]] = deque()
+        self._ready: deque[Jobs] = deque()
+        """Those with stretches to run, each once; the one that is running is not in it."""
         self._timers: list[tuple[float, int, Jobs, Callable[[], None]]] = []
         self._order = count()
         self._stopping = False
@@ -57,7 +61,7 @@ class JobThread:
     def put(self, jobs: "Jobs", stretch: Callable[[], None]) -> None:
         """Run ``stretch`` as a step of that mdev, as soon as it is free."""
         with self._changed:
-            self._ready.append((jobs, stretch))
+            self._add(jobs, stretch)
             self._changed.notify()
 
     def put_later(self, seconds: float, jobs: "Jobs", stretch: Callable[[], None]) -> None:
@@ -71,24 +75,35 @@ class JobThread:
             self._changed.notify()
         self._thread.join()
 
-    def _run(self) -> None:
-        while (item := self._next()) is not None:
-            jobs, stretch = item
-            if not jobs.lock.acquire(timeout=_PATIENCE):
-                self.put(jobs, stretch)
-                continue
-            try:
-                stretch()
-            finally:
-                jobs.lock.release()
+    def _add(self, jobs: "Jobs", stretch: Callable[[], None]) -> None:
+        jobs.stretches.append(stretch)
+        if len(jobs.stretches) == 1:
+            self._ready.append(jobs)
 
-    def _next(self) -> "tuple[Jobs, Callable[[], None]] | None":
+    def _run(self) -> None:
+        while (jobs := self._next()) is not None:
+            if jobs.lock.acquire(timeout=_PATIENCE):
+                try:
+                    jobs.stretches[0]()
+                finally:
+                    jobs.lock.release()
+                self._done(jobs)
+            else:
+                self._ready.append(jobs)
+
+    def _done(self, jobs: "Jobs") -> None:
+        with self._changed:
+            jobs.stretches.popleft()  # only now: until here it kept the mdev from being added a second time
+            if jobs.stretches:
+                self._ready.append(jobs)
+
+    def _next(self) -> "Jobs | None":
         with self._changed:
             while not self._stopping:
                 now = self._clock()
                 while self._timers and self._timers[0][0] <= now:
                     _when, _order, jobs, stretch = heappop(self._timers)
-                    self._ready.append((jobs, stretch))
+                    self._add(jobs, stretch)
                 if self._ready:
                     return self._ready.popleft()
                 self._changed.wait(self._timers[0][0] - now if self._timers else None)
@@ -107,6 +122,8 @@ class Jobs:
         failed: Callable[[Exception, str], None],
     ) -> None:
         self.lock = lock
+        self.stretches: deque[Callable[[], None]] = deque()
+        """What is ready to run, in order; the job thread's."""
         self._thread = thread
         self._device = device
         self._transport = transport
@@ -143,19 +160,26 @@ class Jobs:
             self._pending.discard(job)
         except GuestError as error:
             self._pending.discard(job)
-            self._device.counters.guest_error(error)
-        except Exception as error:  # noqa: BLE001 - driver code: anything can come out of it
+            if error is not job.fault:
+                self._device.counters.guest_error(error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - driver code: anything can come out of it
             self._pending.discard(job)
-            self._failed(error, f"job {job.name}")
+            self._failed(error if isinstance(error, Exception) else DriverError(repr(error)), f"job {job.name}")
 
     def _advance(self, job: "_Job", outcome: Outcome) -> None:
         """Run the coroutine until it waits for something that is not there at once."""
         while True:
+            if isinstance(outcome, GuestError):  # counted here: the driver may well live with it
+                self._device.counters.guest_error(outcome)
+                job.fault = outcome
             request = _resume(job.work, outcome)
             try:
                 outcome = self._begin(job, request)
             except GuestError as error:
                 outcome = error
+                continue
+            except OSError as error:  # the client hung up: nothing that the driver did
+                outcome = DmaFault(f"the guest's memory could not be reached: {error}")
                 continue
             if outcome is None:
                 return
@@ -167,11 +191,13 @@ class Jobs:
                 return self._dma_read(job, iova, length)
             case DmaWrite(iova, data):
                 return self._dma_write(job, iova, data)
-            case Sleep(seconds):
+            case Sleep(seconds) if 0 <= seconds <= LONGEST_SLEEP:
                 self._thread.put_later(seconds, self, partial(self._continue, job, b""))
                 return None
             case _:
-                return DriverError(f"a job awaits dma.read, dma.write or sleep; given {request!r}")
+                return DriverError(
+                    f"a job awaits dma.read, dma.write or a sleep of 0 to {LONGEST_SLEEP:.0f} s; given {request!r}"
+                )
 
     def _dma_read(self, job: "_Job", iova: int, length: int) -> Outcome:
         segments = self._device.dma.segments(iova, length, DmaFlags.READ)
@@ -205,11 +231,13 @@ class Jobs:
 
 
 class _Job:
-    __slots__ = ("name", "work")
+    __slots__ = ("fault", "name", "work")
 
     def __init__(self, work: Coroutine[object, bytes, None], name: str) -> None:
         self.work = work
         self.name = name
+        self.fault: Exception | None = None
+        """What it was last told about the guest, and is counted."""
 
 
 class _Gather:

@@ -5,32 +5,48 @@ This runs in the host process: no driver code is ever imported by the front.
 
 import importlib.util
 import inspect
+import logging
 import sys
+import traceback
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
 import msgspec
 
-from mdev_user.errors import ConfigError
+from mdev_user.errors import ConfigError, MdevUserError
 from mdev_user.vfio_mdev.ops import MdevParentOps
+
+_log = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "mdev_user.parents"
 
 
 def load_parent(driver: str, options: dict[str, str]) -> MdevParentOps:
-    """``driver`` is an entry point's name or ``FILE.py:CLASS``; ``options`` are its constructor's keywords, as text."""
+    """``driver`` is an entry point's name or ``FILE.py:CLASS``; ``options`` are its constructor's keywords, as text.
+
+    ConfigError for whatever is wrong with them; the traceback of an error in the driver's own code is in the log.
+    """
     kind = _from_file(driver) if ":" in driver else _from_entry_point(driver)
     if not (isinstance(kind, type) and issubclass(kind, MdevParentOps)):
         raise ConfigError(f"{driver}: expected a parent driver (a subclass of MdevParentOps), found {kind!r}")
-    return kind(**_convert(driver, kind, options))
+    arguments = _convert(driver, kind, options)
+    try:
+        return kind(**arguments)
+    except MdevUserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _failed(f"{driver} could not be made", error) from error
 
 
 def _from_entry_point(name: str) -> object:
     found = {each.name: each for each in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in found:
         raise ConfigError(f"no parent driver {name}; there are: {', '.join(sorted(found)) or 'none'}")
-    return found[name].load()
+    try:
+        return found[name].load()
+    except (Exception, SystemExit) as error:
+        raise _failed(f"the installed driver {name} ({found[name].value}) could not be imported", error) from error
 
 
 def _from_file(driver: str) -> object:
@@ -55,10 +71,23 @@ def _module(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise
+        raise _failed(f"{path}{_line(error, path)} could not be imported", error) from error
     return module
+
+
+def _line(error: BaseException, path: Path) -> str:
+    """``:7`` for an error in the seventh line of the file."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f":{error.lineno}"
+    lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == str(path)]
+    return f":{lines[-1]}" if lines else ""
+
+
+def _failed(what: str, error: BaseException) -> ConfigError:
+    _log.error("%s", what, exc_info=error)
+    return ConfigError(f"{what}: {type(error).__name__}: {error}")
 
 
 def _convert(driver: str, kind: type[MdevParentOps], options: dict[str, str]) -> dict[str, object]:
@@ -76,4 +105,7 @@ def _convert(driver: str, kind: type[MdevParentOps], options: dict[str, str]) ->
             converted[name] = msgspec.convert(text, hints.get(name, str), strict=False)
         except msgspec.ValidationError as error:
             raise ConfigError(f"{driver}: option {name}={text}: {error}") from None
+    missing = [name for name, each in parameters.items() if each.default is each.empty and name not in converted]
+    if missing:
+        raise ConfigError(f"{driver} needs the option {', '.join(missing)}: {driver},{missing[0]}=VALUE")
     return converted

@@ -20,9 +20,9 @@ class PollThread:
         self._thread = Thread(target=self._run, name="poll", daemon=True)
         self._thread.start()
 
-    def add(self, fd: int, callback: Callable[[], None]) -> None:
+    def add(self, fd: int, callback: Callable[[], None], events: int = select.EPOLLIN) -> None:
         self._callbacks[fd] = callback
-        self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(fd, events)
 
     def remove(self, fd: int) -> None:
         """To be called before the fd is closed. A callback that has begun may still be running."""

@@ -16,7 +16,7 @@ from uuid import UUID
 import msgspec
 from typing_extensions import override
 
-from mdev_user.errors import NoDevice, error_from
+from mdev_user.errors import InvalidValue, NoDevice, error_from
 from mdev_user.host.wire import (
     LARGEST,
     Answer,
@@ -74,12 +74,15 @@ class RemoteHost:
         """Have the host do it, and wait. What it raised is raised here; ENODEV when the host is or dies meanwhile."""
         answers: SimpleQueue[Answer | None] = SimpleQueue()
         number = next(self._numbers)
+        data = self._encoder.encode(Packet(number, call))
+        if len(data) > LARGEST:
+            raise InvalidValue(f"{type(call).__name__} of {len(data)} bytes: expected at most {LARGEST}")
         with self._lock:
             if self._gone:
                 raise NoDevice(f"host {self.name} is gone: {self._gone}")
             self._pending[number] = answers
         try:
-            self._channel.send(self._encoder.encode(Packet(number, call)))
+            self._channel.send(data)
             answer = answers.get()
         except OSError:
             answer = None
@@ -91,11 +94,20 @@ class RemoteHost:
             raise error_from(answer.errno, answer.message)
         return answer.value
 
+    @property
+    def gone(self) -> str:
+        """Why the process has ended; empty while it runs."""
+        return self._gone
+
     def stop(self) -> None:
         """Have the process end, and wait until it has."""
         self._stopping = True
-        self._channel.shutdown(socket.SHUT_WR)
-        self._reader.join(2 * _FAREWELL)
+        with suppress(OSError):  # it has ended by itself
+            self._channel.shutdown(socket.SHUT_WR)
+        self._reader.join(_FAREWELL)
+        if self._reader.is_alive():  # it does not even listen
+            self._process.kill()
+            self._reader.join()
 
     def _read(self) -> None:
         decoder = msgspec.msgpack.Decoder(Answer)

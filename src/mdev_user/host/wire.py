@@ -10,8 +10,11 @@ from msgspec import Struct, field
 
 from mdev_user.mdev.types import MdevAttribute, MdevType
 
-LARGEST = 256 * 1024
-"""Bytes of a packet. The largest things that travel are a parent's type list and an attribute's page."""
+LARGEST = 128 * 1024
+"""Bytes of a packet; Linux sends none larger than the socket's buffer, 208 KiB by default.
+
+The largest things that travel are a parent's type list and an attribute's page.
+"""
 
 
 class ParentDescription(Struct, frozen=True, tag_field="answer"):

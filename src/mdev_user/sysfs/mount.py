@@ -3,16 +3,18 @@
 mfusepy is imported here and nowhere else, and late: importing it fails where libfuse is absent.
 """
 
+import ctypes
 import ctypes.util
 import logging
 import os
 import shutil
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread, current_thread, main_thread
+from threading import Event, Thread
 
 from mdev_user.errors import MountError
 from mdev_user.sysfs import mountpoint as place
@@ -25,9 +27,11 @@ _FUSE_CONF = Path("/etc/fuse.conf")
 _READY_SECONDS = 10.0
 _END_SECONDS = 1.0
 """libfuse waits for requests in progress, which may be removes that wait for a user; the process need not."""
-_IDLE_THREADS = 10
 _THREADS = 1000
-"""Each remove of an mdev in use holds one. libfuse's own limit is 10, and then the whole tree stands still."""
+"""Each remove of an mdev in use holds one. libfuse's own limit is 10, and then the whole tree stands still.
+
+A thread that was needed stays (see `_ThreadState`); there are as many as there ever were requests at once.
+"""
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
@@ -95,6 +99,31 @@ def check_preconditions(*, allow_other: bool) -> None:
         raise MountError(f"other users may not see the tree: add the line user_allow_other to {_FUSE_CONF}")
 
 
+class _ThreadState(threading.local):
+    """Keeps Python's state of a thread that libfuse made, for as long as the thread lives.
+
+    Python would make one for each request and destroy it afterwards, which costs as much as the request. It is kept
+    by one PyGILState_Ensure without its Release, made here: once in each thread, on its first access to `kept`.
+    """
+
+    kept = True
+
+    def __init__(self) -> None:
+        ctypes.pythonapi.PyGILState_Ensure()
+
+
+class _Session:
+    """One use of libfuse, as `Operations` sees it."""
+
+    def __init__(self, begin: Callable[[], None], open_hints: Sequence[str]) -> None:
+        self.begin = begin
+        self.open_hints = open_hints
+        self._threads = _ThreadState()
+
+    def keep_thread(self) -> bool:
+        return self._threads.kept
+
+
 def _run(tree: Tree, mountpoint: Path, max_threads: int, ready: Event) -> None:
     os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")  # where both are installed mfusepy would take libfuse 2
     import mfusepy  # noqa: PLC0415 - fails where libfuse is absent
@@ -105,12 +134,14 @@ def _run(tree: Tree, mountpoint: Path, max_threads: int, ready: Event) -> None:
     if version < (3, 0):
         raise MountError(f"libfuse {version} was loaded, expected 3: unset FUSE_LIBRARY_PATH and FUSE_LIBRARY_NAME")
     # Two writes to one file would wait for each other; mfusepy knows the bit's place from 3.15 on.
-    hints = ["parallel_direct_writes"] if version >= (3, 15) else []
+    hints = ["direct_io", "parallel_direct_writes"] if version >= (3, 15) else ["direct_io"]
+    now = mfusepy.c_timespec(*divmod(time.time_ns(), 10**9))
+    times = {"st_atimespec": now, "st_mtimespec": now, "st_ctimespec": now}
     options: dict[str, str | int] = {"fsname": place.SUBTYPE, "subtype": place.SUBTYPE, "default_permissions": True}
     options |= {"max_threads": max_threads} if version >= (3, 12) else {}
     options |= {"allow_other": True} if _is_root() else {}
-    operations = Operations(tree, time.time_ns(), ready.set, hints)
-    mfusepy.FUSE(operations, str(mountpoint), raw_fi=True, foreground=True, max_idle_threads=_IDLE_THREADS, **options)
+    operations = Operations(tree, times, _Session(ready.set, hints))
+    mfusepy.FUSE(operations, str(mountpoint), raw_fi=True, foreground=True, max_idle_threads=_THREADS, **options)
 
 
 @contextmanager
@@ -123,7 +154,7 @@ def _undisturbed() -> Iterator[None]:
     finally:
         os.fchdir(here)
         os.close(here)
-        if current_thread() is main_thread():
+        if threading.current_thread() is threading.main_thread():
             for number, disposition in before.items():
                 signal.signal(number, disposition or signal.SIG_DFL)
 

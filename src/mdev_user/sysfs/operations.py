@@ -6,7 +6,7 @@ number of the open file, so that what was opened stays what it was, whatever hap
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from errno import EACCES, EINTR, EIO, EISDIR, ENODEV, ENOENT, ENOTDIR, EPERM
 from itertools import count
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -20,6 +20,8 @@ _R = TypeVar("_R")
 _LAST_ERRNO = 511
 """FUSE in the kernel refuses an answer with a higher one, and the asking program would wait for ever."""
 _NAME_MAX = 255
+_WALK_SECONDS = 0.001
+"""How long the kernel believes a mode: it asks for each name on a path anyway, but not twice within one walk."""
 _READS = 0o444
 _WRITES = 0o222
 _NEEDED = {os.O_RDONLY: (_READS,), os.O_WRONLY: (_WRITES,), os.O_RDWR: (_READS, _WRITES)}
@@ -40,6 +42,21 @@ class Config(Protocol):
     attr_timeout: float
     use_ino: int
     nullpath_ok: int
+
+
+class Session(Protocol):
+    """What the library that serves the requests must be told and told about."""
+
+    open_hints: Sequence[str]
+    """The bits of fuse_file_info to set when a file is opened."""
+
+    def begin(self) -> None:
+        """The kernel has begun to ask."""
+        ...
+
+    def keep_thread(self) -> object:
+        """This thread will ask again."""
+        ...
 
 
 def _answer(name: str, error: BaseException) -> OSError:
@@ -79,40 +96,37 @@ class Operations:
 
     use_ns = True
 
-    def __init__(self, tree: Tree, now: int, ready: Callable[[], None], open_hints: Sequence[str] = ()) -> None:
-        """``now`` (ns) is every node's time; ``ready`` is called when the kernel has begun to ask.
-
-        ``open_hints`` are the bits of fuse_file_info to set when a file is opened.
-        """
+    def __init__(self, tree: Tree, times: Mapping[str, object], session: Session) -> None:
+        """``times`` are the fields of a stat that all nodes have in common."""
         self._tree = tree
-        self._ready = ready
-        self._open_hints = ("direct_io", *open_hints)
-        self._times = {"st_atime": now, "st_mtime": now, "st_ctime": now}
+        self._times = times
+        self._session = session
         self._numbers = count(1)
         self._files: dict[int, _OpenFile] = {}
         self._directories: dict[int, Directory] = {}
 
     def init_with_config(self, _connection: object, config: Config) -> None:
-        """Nothing is cached by the kernel: what a write to one file changes is seen in the next system call."""
-        config.entry_timeout = config.negative_timeout = config.attr_timeout = 0.0
+        """The kernel keeps no name: what a write to one file changes is seen in the next system call."""
+        config.entry_timeout = config.negative_timeout = 0.0
+        config.attr_timeout = _WALK_SECONDS
         config.use_ino = 1
         config.nullpath_ok = 1
-        self._ready()
+        self._session.begin()
 
     # --- nodes ------------------------------------------------------------------------------------------------
 
     @_answering
-    def getattr(self, path: str | None, _file: FileInfo | None = None) -> dict[str, int]:
+    def getattr(self, path: str | None, _file: FileInfo | None = None) -> dict[str, object]:
+        """Nine of ten requests are this one, and what is returned costs time by the field: zeros are left out."""
+        self._session.keep_thread()
         node = self._node(path)
-        return {
-            "st_mode": node.kind | node.mode,
-            "st_ino": node.st_ino,
-            "st_nlink": node.nlink,
-            "st_size": node.size,
-            "st_uid": node.uid,
-            "st_gid": node.gid,
-            **self._times,
-        }
+        fields: dict[str, object] = {"st_mode": node.kind | node.mode, "st_ino": node.st_ino, "st_nlink": node.nlink}
+        if node.size:
+            fields["st_size"] = node.size
+        if node.uid or node.gid:
+            fields |= {"st_uid": node.uid, "st_gid": node.gid}
+        fields |= self._times
+        return fields
 
     @_answering
     def readlink(self, path: str) -> str:
@@ -179,7 +193,7 @@ class Operations:
         for bits in _NEEDED.get(file.flags & os.O_ACCMODE, (_READS, _WRITES)):
             if not node.mode & bits:
                 raise OSError(EACCES, f"{path} has mode {node.mode:04o}")
-        for hint in self._open_hints:
+        for hint in self._session.open_hints:
             setattr(file, hint, 1)
         file.fh = next(self._numbers)
         self._files[file.fh] = _OpenFile(node)

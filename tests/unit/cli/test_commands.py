@@ -2,17 +2,19 @@
 
 import json
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from uuid import UUID
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from mdev_user import __version__, cli
-from mdev_user.cli.client import Client, NoDaemon, Refused
+from mdev_user.daemon.client import Client, NoDaemon, Refused
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.daemon.views import ClientView
 from mdev_user.guests.arguments import device_arguments, qemu_arguments
@@ -81,8 +83,11 @@ def test_show_tells_all_of_an_mdev(run: Run) -> None:
     assert shown["reads"] == "1,234,567"
     assert shown["dma read bytes"] == "4,096"
     assert shown["guest errors"] == "1"
-    assert shown["slow steps"] == "0"
+    assert shown["slow steps"] == "1"
+    assert list(shown)[-3] == "frobs"  # what this version does not know comes last
     out = run("show", str(USED)).stdout
+    assert out.index("\nreads ") < out.index("\nwrites ") < out.index("\ninterrupts ")
+    assert "\nslowest step      write of BAR0 1.5 ms\n" in out
     assert "qemu (pid 42)" in out
     assert "read of 3 bytes at 0x10" in out
     assert "ValueError: boom" in out
@@ -142,11 +147,11 @@ def test_unregister(run: Run, operations: FakeOperations) -> None:
 
 def test_qemu_args_can_be_pasted_into_a_shell(run: Run, run_dir: RunDir, operations: FakeOperations) -> None:
     operations.created[FREE] = operations.view(FREE)
-    socket = str(run_dir.socket(FREE))
-    assert shlex.split(run("qemu-args", str(FREE)).stdout) == qemu_arguments(socket, GiB)
+    path = str(run_dir.socket(FREE))
+    assert shlex.split(run("qemu-args", str(FREE)).stdout) == qemu_arguments(path, GiB)
     asked = run("qemu-args", str(FREE), "--memory", "4g", "-o", "json").stdout
-    assert json.loads(asked) == qemu_arguments(socket, 4 * GiB)
-    assert json.loads(asked)[-2:] == device_arguments(socket)
+    assert json.loads(asked) == qemu_arguments(path, 4 * GiB)
+    assert json.loads(asked)[-2:] == device_arguments(path)
 
 
 REFUSED = [
@@ -201,15 +206,13 @@ def test_version() -> None:
     assert CliRunner().invoke(cli.app, ["--version"]).stdout == f"mdev-user {__version__}\n"
 
 
-def test_no_daemon_says_how_to_start_one(tmp_path: Path) -> None:
-    result = CliRunner().invoke(cli.app, ["list", "--run-dir", str(tmp_path)])
-    text = f"no daemon at {tmp_path}: start `mdev-user serve mtty`, or give its --run-dir DIR"
+def test_no_daemon_says_how_to_start_one() -> None:
+    result = CliRunner().invoke(cli.app, ["list", "--run-dir", "/nonexistent"])
+    text = "no daemon at /nonexistent: start `mdev-user serve mtty`, or give its --run-dir DIR"
     assert (result.exit_code, result.stderr) == (1, f"mdev-user: {text}\n")
 
 
 def test_a_dead_daemons_socket_is_no_daemon(run_dir: RunDir) -> None:
-    import socket
-
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(run_dir.path / "dead.sock"))
     run_dir.control = run_dir.path / "dead.sock"
@@ -228,9 +231,6 @@ def test_a_dead_daemons_socket_is_no_daemon(run_dir: RunDir) -> None:
     ],
 )
 def test_a_stranger_at_the_socket_is_told_apart(run_dir: RunDir, answer: bytes, text: str) -> None:
-    import socket
-    from threading import Thread
-
     run_dir.control = run_dir.path / "other.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(run_dir.control))

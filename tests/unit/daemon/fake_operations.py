@@ -15,15 +15,17 @@ USED = UUID("11111111-2222-4333-8444-555555555555")
 """The mdev that a guest has open; removing it waits until ``let_go``."""
 
 COUNTERS: dict[str, int | str] = {
-    "reads": 1234567,
     "writes": 2,
+    "reads": 1234567,
     "interrupts": 3,
     "dma_read_bytes": 4096,
     "dma_write_bytes": 0,
     "guest_errors": 1,
     "last_guest_error": "read of 3 bytes at 0x10",
-    "slow_steps": 0,
-    "slowest_step": "",
+    "slow_steps": 1,
+    "slowest_step": "write of BAR0",
+    "slowest_step_ns": 1500000,
+    "frobs": 5,
 }
 
 

@@ -17,8 +17,8 @@ import pytest
 from anyio import to_thread
 from typing_extensions import override
 
-from mdev_user.cli.client import Client
 from mdev_user.daemon import control
+from mdev_user.daemon.client import Client
 from mdev_user.daemon.control import ControlServer, listening_socket
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.errors import MdevUserError

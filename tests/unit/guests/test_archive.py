@@ -1,3 +1,4 @@
+import platform
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_a_machine_that_is_not_debian_is_told_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(archive, "_tool", lambda name: name)
     monkeypatch.setattr(archive, "_run", lambda command: URIS)
     system = {"ID": "ubuntu", "VERSION_CODENAME": "bookworm", "PRETTY_NAME": "Ubuntu 24.04"}
-    monkeypatch.setattr(archive.platform, "freedesktop_os_release", lambda: system)
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: system)
     with pytest.raises(RigError, match=r"Ubuntu 24\.04.*no source that is a Debian mirror"):
         archive.debian_mirror()
 

@@ -87,7 +87,12 @@ def test_answers_cut_anywhere_are_put_together() -> None:
     with theirs:
         channel = CommandChannel(ours)
         whole = b"noise\r\nready\r\n" + answer(b"1", b"output")
-        sender = threading.Thread(target=lambda: [theirs.sendall(whole[n : n + 1]) for n in range(len(whole))])
+
+        def send() -> None:
+            for position in range(len(whole)):
+                theirs.sendall(whole[position : position + 1])
+
+        sender = threading.Thread(target=send)
         sender.start()
         channel.await_ready(5)
         assert channel.run("x", 5) == Answer(0, b"output")

@@ -51,7 +51,7 @@ def test_events_are_set_aside(play: Play) -> None:
 
 def test_a_refusal_carries_qemus_words(play: Play) -> None:
     qmp = play([[{"return": {}}], [{"error": {"class": "GenericError", "desc": "no such device"}}]])
-    with pytest.raises(GuestFailed, match="QEMU refused device_del: .*no such device"):
+    with pytest.raises(GuestFailed, match=r"QEMU refused device_del: .*no such device"):
         qmp.execute("device_del", {"id": "x"})
 
 

@@ -1,6 +1,7 @@
 """Which rig is taken, and what a build leaves behind; nothing is fetched here."""
 
 import fcntl
+import platform
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -164,13 +165,13 @@ def test_a_cache_that_cannot_be_written_is_a_rig_error(tmp_path: Path) -> None:
 
 
 def test_another_architecture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rig.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     with pytest.raises(RigError, match="made for x86_64, this machine is riscv64"):
         build_rig(no_progress, tmp_path)
 
 
 def test_a_machine_without_debians_tools_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rig.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RigError, match=r"no apt-get here.*install QEMU >= 10\.1"):
         build_rig(no_progress, tmp_path)

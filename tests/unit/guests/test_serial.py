@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from mdev_user.guests import serial
 from mdev_user.guests.console import Answer, GuestFailed
@@ -77,6 +78,7 @@ class CountingShell(PlayedShell):
         super().__init__(answers)
         self._count = 100
 
+    @override
     def run(self, script: str, seconds: float = 0.0) -> str:
         if "printf" in script:
             self._count += 3

@@ -1,0 +1,80 @@
+/* Round trips timed one by one: what both programs share. A round's times are kept and sorted when it has ended. */
+#ifndef LATENCY_H
+#define LATENCY_H
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
+
+enum { READ_REQUEST = 32, READ_REPLY = 36, WRITE_REQUEST = 36, WRITE_REPLY = 32 };
+
+typedef void access_fn(void *context);
+
+static inline void die(const char *what)
+{
+    perror(what);
+    exit(1);
+}
+
+static inline uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* One send and one receive, each of a whole message: anything else ends the program. */
+static inline void round_trip(int fd, const void *request, size_t size, void *reply, size_t expected)
+{
+    if (send(fd, request, size, 0) != (ssize_t)size)
+        die("send");
+    if (recv(fd, reply, expected, 0) != (ssize_t)expected)
+        die("recv");
+}
+
+static int by_time(const void *left, const void *right)
+{
+    uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
+    return (a > b) - (a < b);
+}
+
+/* Prints "NAME": {...} with the times in nanoseconds. */
+static inline void measure(const char *name, access_fn *access, void *context, size_t count)
+{
+    uint64_t *times = malloc(count * sizeof(*times));
+    if (!times)
+        die("malloc");
+    for (size_t i = 0; i < count / 10; i++)
+        access(context);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t began = now_ns();
+        access(context);
+        times[i] = now_ns() - began;
+    }
+    qsort(times, count, sizeof(*times), by_time);
+    printf("\"%s\": {\"p50\": %lu, \"p99\": %lu, \"min\": %lu, \"max\": %lu}", name, (unsigned long)times[count / 2],
+           (unsigned long)times[count * 99 / 100], (unsigned long)times[0], (unsigned long)times[count - 1]);
+    free(times);
+}
+
+/* Each line on stdin, the number of accesses, is one round; the answer is one line of JSON. Returns at the end. */
+static inline void serve_rounds(access_fn *read_access, access_fn *write_access, void *context)
+{
+    size_t count;
+    while (scanf("%zu", &count) == 1) {
+        if (!count || count > 10000000) {
+            fprintf(stderr, "expected 1 to 10000000 accesses, given %zu\n", count);
+            exit(2);
+        }
+        printf("{");
+        measure("read", read_access, context, count);
+        printf(", ");
+        measure("write", write_access, context, count);
+        printf("}\n");
+        fflush(stdout);
+    }
+}
+
+#endif

@@ -1,0 +1,130 @@
+"""From measurements to figures, and from figures to a table with the targets beside them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import accesses
+import lifecycle
+from programs import Round, Times
+from rich.table import Table
+
+# What must hold: the figure's path in the result, its name, unit, target, and whether more is better.
+_TARGETS = (
+    ("accesses.read.p50_ratio", "4-byte read, p50 / ping-pong's", "x", 1.8),
+    ("accesses.write.p50_ratio", "4-byte write, p50 / ping-pong's", "x", 2.0),
+    ("accesses.read.busy_p99_ratio", "4-byte read, p99 beside a busy neighbour / idle", "x", 2.0),
+    ("accesses.write.busy_p99_ratio", "4-byte write, p99 beside a busy neighbour / idle", "x", 2.0),
+    ("lifecycle.creates_per_second", "creates through sysfs", "/s", 500),
+    ("lifecycle.memory_kib_per_mdev", "memory of an idle mdev (PSS)", "KiB", 100),
+)
+_MORE_IS_BETTER = {"/s"}
+_OTHERS = (
+    ("accesses.read.ours_p50_us", "4-byte read, p50", "us"),
+    ("accesses.read.limit_p50_us", "  ping-pong", "us"),
+    ("accesses.read.ours_p99_us", "4-byte read, p99", "us"),
+    ("accesses.read.limit_p99_us", "  ping-pong", "us"),
+    ("accesses.read.busy_p99_us", "  beside a busy neighbour", "us"),
+    ("accesses.read.busy_limit_p99_ratio", "  the ping-pong's p99 beside it / idle", "x"),
+    ("accesses.write.ours_p50_us", "4-byte write, p50", "us"),
+    ("accesses.write.limit_p50_us", "  ping-pong", "us"),
+    ("accesses.write.ours_p99_us", "4-byte write, p99", "us"),
+    ("accesses.write.limit_p99_us", "  ping-pong", "us"),
+    ("accesses.write.busy_p99_us", "  beside a busy neighbour", "us"),
+    ("accesses.write.busy_limit_p99_ratio", "  the ping-pong's p99 beside it / idle", "x"),
+    ("accesses.computed_read_p50_ratio", "read of a computed register, p50 / ping-pong's", "x"),
+    ("lifecycle.removes_per_second", "removes through sysfs", "/s"),
+    ("lifecycle.slowest_create_ms", "slowest create", "ms"),
+    ("lifecycle.slowest_remove_ms", "slowest remove", "ms"),
+    ("lifecycle.fds_per_mdev", "file descriptors of an idle mdev", ""),
+    ("lifecycle.threads_per_mdev", "threads of an idle mdev", ""),
+)
+
+Figure = dict[str, float]
+_CHOSEN: Mapping[str, Callable[[accesses.Measured], Round]] = {
+    "ours": lambda each: each.ours,
+    "limit": lambda each: each.limit,
+}
+
+
+def of_accesses(rounds: Sequence[accesses.Measured], count: int) -> dict[str, object]:
+    """Medians over the rounds, with the quartile-free range of each ratio: smallest and largest."""
+    return {
+        "rounds": len(rounds),
+        "accesses_per_round": count,
+        "read": _of_kind(rounds, lambda each: each["read"]),
+        "write": _of_kind(rounds, lambda each: each["write"]),
+        "computed_read_p50_ratio": _spread(each.computed["read"]["p50"] / each.limit["read"]["p50"] for each in rounds),
+    }
+
+
+def of_lifecycle(runs: Sequence[lifecycle.Measured]) -> dict[str, object]:
+    return {
+        "mdevs": runs[0].mdevs,
+        "runs": len(runs),
+        "creates_per_second": _spread(each.mdevs / each.create_seconds for each in runs),
+        "removes_per_second": _spread(each.mdevs / each.remove_seconds for each in runs),
+        "slowest_create_ms": _spread(each.slowest_create_seconds * 1e3 for each in runs),
+        "slowest_remove_ms": _spread(each.slowest_remove_seconds * 1e3 for each in runs),
+        "memory_kib_per_mdev": _growth(runs, lambda cost: cost.memory_kib),
+        "fds_per_mdev": _growth(runs, lambda cost: cost.fds),
+        "threads_per_mdev": _growth(runs, lambda cost: cost.threads),
+    }
+
+
+def table(result: Mapping[str, object]) -> Table:
+    shown = Table(title="mdev-user, measured (median, range)", title_justify="left")
+    for column in ("figure", "median", "range", "target", ""):
+        shown.add_column(column, justify="left" if column == "figure" else "right")
+    for path, name, unit, target in _TARGETS:
+        figure = _find(result, path)
+        if figure is not None:
+            met = figure["median"] >= target if unit in _MORE_IS_BETTER else figure["median"] <= target
+            sign = ">=" if unit in _MORE_IS_BETTER else "<="
+            shown.add_row(name, *_cells(figure, unit), f"{sign} {target:g} {unit}", "met" if met else "missed")
+    shown.add_section()
+    for path, name, unit in _OTHERS:
+        figure = _find(result, path)
+        if figure is not None:
+            shown.add_row(name, *_cells(figure, unit), "", "")
+    return shown
+
+
+def _of_kind(rounds: Sequence[accesses.Measured], kind: Callable[[Round], Times]) -> dict[str, Figure]:
+    figures = {
+        "p50_ratio": _spread(kind(each.ours)["p50"] / kind(each.limit)["p50"] for each in rounds),
+        "p99_ratio": _spread(kind(each.ours)["p99"] / kind(each.limit)["p99"] for each in rounds),
+    }
+    for name, of in _CHOSEN.items():
+        figures[f"{name}_p50_us"] = _spread(kind(of(each))["p50"] / 1e3 for each in rounds)
+        figures[f"{name}_p99_us"] = _spread(kind(of(each))["p99"] / 1e3 for each in rounds)
+    pairs = [(each, each.busy, each.busy_limit) for each in rounds if each.busy and each.busy_limit]
+    if pairs:
+        figures |= {
+            "busy_p50_us": _spread(kind(busy)["p50"] / 1e3 for _, busy, _ in pairs),
+            "busy_p99_us": _spread(kind(busy)["p99"] / 1e3 for _, busy, _ in pairs),
+            "busy_p99_ratio": _spread(kind(busy)["p99"] / kind(each.ours)["p99"] for each, busy, _ in pairs),
+            "busy_limit_p99_ratio": _spread(kind(limit)["p99"] / kind(each.limit)["p99"] for each, _, limit in pairs),
+        }
+    return figures
+
+
+def _growth(runs: Sequence[lifecycle.Measured], part: Callable[[lifecycle.Cost], int]) -> Figure:
+    return _spread((part(each.with_all) - part(each.before)) / each.mdevs for each in runs)
+
+
+def _spread(values: Iterable[float]) -> Figure:
+    known = sorted(values)
+    return {"median": round(median(known), 3), "least": round(known[0], 3), "most": round(known[-1], 3)}
+
+
+def _find(result: Mapping[str, Any], path: str) -> Figure | None:
+    part, _, name = path.rpartition(".")
+    found: Any = result  # what was not measured is absent
+    for key in (*part.split("."), name):
+        found = found.get(key, {})
+    return found or None
+
+
+def _cells(figure: Figure, unit: str) -> tuple[str, str]:
+    return f"{figure['median']:.4g} {unit}", f"{figure['least']:.4g} - {figure['most']:.4g}"

@@ -1,0 +1,84 @@
+"""`make bench`: accesses, creates and memory, against the physical limit and the targets. See README.md beside it."""
+
+import argparse
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import accesses
+import lifecycle
+import report
+from programs import CannotMeasure, build
+from rich.console import Console
+
+from mdev_user import __version__
+
+_RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> int:
+    options = _options()
+    console = Console()
+    try:
+        result = _measure(options, console)
+    except CannotMeasure as error:
+        print(f"cannot measure: {error}", file=sys.stderr)
+        return 1
+    path = options.out or _RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-spine.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    console.print(report.table(result))
+    console.print(f"written to {os.path.relpath(path)}")
+    return 0
+
+
+def _measure(options: argparse.Namespace, console: Console) -> dict[str, object]:
+    result: dict[str, object] = {"machine": _machine()}
+    if "accesses" in options.only:
+        with tempfile.TemporaryDirectory(prefix="mdev-user-bench-") as folder, console.status("accesses ..."):
+            build(Path(folder))
+            cores = tuple(sorted(os.sched_getaffinity(0)))
+            measured = accesses.measure(Path(folder), options.rounds, options.accesses, cores)
+        result["accesses"] = report.of_accesses(measured, options.accesses)
+    if "lifecycle" in options.only:
+        with console.status("creates and removes ..."):
+            runs = [lifecycle.measure(options.mdevs) for _ in range(options.runs)]
+        result["lifecycle"] = report.of_lifecycle(runs)
+        result["lifecycle_runs"] = [asdict(each) for each in runs]
+    return result
+
+
+def _machine() -> dict[str, object]:
+    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return {
+        "when": f"{datetime.now(UTC):%Y-%m-%dT%H:%MZ}",
+        "version": __version__,
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": model[1] if model else platform.machine(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parts = ("accesses", "lifecycle")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of accesses (default %(default)s)")
+    parser.add_argument("--accesses", type=int, default=10_000, help="of each kind in a round (default %(default)s)")
+    parser.add_argument("--mdevs", type=int, default=1000, help="to create and remove (default %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="of creates and removes (default %(default)s)")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="what to measure (default: all)")
+    parser.add_argument("--out", type=Path, help="the JSON file (default: bench/results/DATE-spine.json)")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
