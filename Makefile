@@ -34,7 +34,8 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 
-bench: setup system
+bench: setup
+	@scripts/install-system-packages bench
 	$(BIN)/python bench/run.py
 
 format: setup

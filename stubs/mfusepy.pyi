@@ -4,10 +4,9 @@ import ctypes
 fuse_version_major: int
 fuse_version_minor: int
 
-class c_timespec(ctypes.Structure):
+class c_timespec(ctypes.Structure):  # noqa: N801 - its name there
     def __init__(self, tv_sec: int = ..., tv_nsec: int = ...) -> None: ...
 
+# Mounts, serves until unmounted, and returns; RuntimeError(the exit code of libfuse) when it could not mount.
 class FUSE:
-    """Mounts, serves until unmounted, and returns; RuntimeError(libfuse's exit code) when it could not mount."""
-
     def __init__(self, operations: object, mountpoint: str, raw_fi: bool = ..., **options: str | int) -> None: ...

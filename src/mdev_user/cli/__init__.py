@@ -31,17 +31,18 @@ _COMMANDS = {
 }
 
 
+_Click = Any  # contexts and commands have the types of typer's private copy of click
+
+
 class _Commands(TyperGroup):
     """Imports commands when they are called, and turns our errors into a line on stderr and exit status 1."""
 
-    # The types of contexts and commands are those of typer's private copy of click: Any here.
-
     @override
-    def list_commands(self, ctx: Any) -> list[str]:
+    def list_commands(self, ctx: _Click) -> list[str]:
         return list(_COMMANDS)
 
     @override
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+    def get_command(self, ctx: _Click, cmd_name: str) -> _Click:
         if cmd_name not in _COMMANDS:
             close = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
             ctx.fail(f"no command {cmd_name!r}" + "".join(f"; did you mean {each!r}?" for each in close))
@@ -51,7 +52,7 @@ class _Commands(TyperGroup):
         return typer.main.get_command(single)
 
     @override
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: _Click) -> _Click:
         try:
             return super().invoke(ctx)
         except MdevUserError as error:

@@ -1,5 +1,6 @@
 """``mdev-user remove``: remove an mdev."""
 
+import math
 from typing import Annotated
 from uuid import UUID
 
@@ -19,4 +20,6 @@ def remove(
     run_dir: RunDirOption = None,
 ) -> None:
     """Remove an mdev. One that is in use is refused, naming the program, unless told otherwise."""
+    if math.isnan(wait):  # which is in every range
+        raise typer.BadParameter("expected a number of seconds, given nan")
     Client(RunDir(run_dir)).remove(uuid, wait=wait, force=force)

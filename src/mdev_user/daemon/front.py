@@ -19,12 +19,13 @@ from mdev_user.daemon.parents import Parents
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.daemon.specification import parse_parent
 from mdev_user.daemon.views import ClientView, DaemonView, MdevDetail, MdevView, ParentView, TypeView
-from mdev_user.errors import Busy, ConfigError, MdevUserError, MountError, NoDevice
+from mdev_user.errors import Busy, ConfigError, MdevUserError, MountError, NoDevice, NotReady
 from mdev_user.host.remote import RemoteParent, RemoteVfioMdev
 from mdev_user.host.wire import Inspection
 from mdev_user.mdev.bus import Bus
-from mdev_user.mdev.device import Mdev
+from mdev_user.mdev.device import Mdev, State
 from mdev_user.mdev.parent import MdevParent
+from mdev_user.mdev.types import MdevType
 from mdev_user.sysfs.layout import Layout
 from mdev_user.sysfs.mount import Mount
 from mdev_user.sysfs.tree import Tree
@@ -46,7 +47,7 @@ class Front:
         self.run_dir = RunDir(config.run_dir)
         self.bus = Bus()
         self.registered = Parents(self.bus, self.run_dir.devices, config.restart)
-        tree = Tree()
+        tree = Tree((os.geteuid(), os.getegid()))
         self.bus.subscribe(Layout(self.bus, tree, on_chown=self._chown).on_event)
         self.bus.register_driver(RemoteVfioMdev())
         self._mount = Mount(tree, self.run_dir.sys)
@@ -110,11 +111,17 @@ class Front:
                 name=each.pretty_name or each.name,
                 description=each.description,
                 device_api=each.device_api,
-                available_instances=self.bus.available(parent, each),
+                available_instances=self._available(parent, each),
             )
             for parent in self.bus.parents()
             for type_id, each in parent.types.items()
         ]
+
+    def _available(self, parent: MdevParent, mdev_type: MdevType) -> int:
+        try:
+            return self.bus.available(parent, mdev_type)
+        except NoDevice:  # its host has just died; the other parents' types are told all the same
+            return 0
 
     def mdevs(self) -> list[MdevView]:
         return [self._view(each, _inspect(each)) for each in self.bus.mdevs()]
@@ -157,7 +164,7 @@ class Front:
                     "--wait SECONDS or --force"
                 )
             sleep(_POLL)
-        self.bus.remove(uuid)
+        _remove_or_wait(self.bus, mdev)
 
     def _only_parent_with(self, type_id: str) -> MdevParent:
         found = [each for each in self.bus.parents() if type_id in each.types]
@@ -235,12 +242,23 @@ def _remove_forcibly(bus: Bus, mdev: Mdev) -> None:
     """Begin the remove, which lets no new user in, and disconnect the one there is until it has ended."""
     ops = mdev.parent.ops
     with ThreadPoolExecutor(1) as pool:
-        removing = pool.submit(bus.remove, mdev.uuid)
+        removing = pool.submit(_remove_or_wait, bus, mdev)
         while wait([removing], _POLL).not_done:
             if isinstance(ops, RemoteParent):
                 with suppress(NoDevice):
                     ops.disconnect(mdev.uuid)
         removing.result()
+
+
+def _remove_or_wait(bus: Bus, mdev: Mdev) -> None:
+    """Remove it; what somebody else removes already (a blocked write to ``remove``) is gone when this returns."""
+    try:
+        bus.remove(mdev.uuid)
+    except NotReady:
+        if mdev.state is not State.REMOVING:
+            raise
+        while mdev in bus.mdevs():
+            sleep(_POLL)
 
 
 def _client(use: Inspection | None) -> ClientView | None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Lock, RLock, Thread
+from threading import Event, Lock, Thread
 from uuid import UUID
 
 from mdev_user.daemon.config import Restart
@@ -56,8 +56,7 @@ class Parents:
         self._bus = bus
         self._devices = devices
         self._restart = restart
-        self._lock = RLock()
-        self._starting = Lock()
+        self._lock = Lock()
         self._hosts: dict[str, _Host] = {}
         self._parents: dict[str, _Parent] = {}
         self._stopping = Event()
@@ -81,8 +80,9 @@ class Parents:
         """Remove the parent's mdevs (waits for those in use), then the parent, then a host that nobody needs."""
         with self._lock:
             record = self._parents.get(name)
+            known = ", ".join(self._parents) or "none"
         if record is None:
-            raise NoDevice(f"no parent {name}; there are: {', '.join(self._parents) or 'none'}")
+            raise NoDevice(f"no parent {name}; there are: {known}")
         self._unregister(record)
         with self._lock:
             self._parents.pop(name, None)
@@ -129,7 +129,7 @@ class Parents:
             raise NoDevice(record.reason)
 
     def _host(self, name: str) -> RemoteHost:
-        with self._starting, self._lock:
+        with self._lock:
             if self._stopping.is_set():
                 raise NoDevice("the daemon is stopping")
             if name not in self._hosts:
@@ -159,8 +159,7 @@ class Parents:
             self._take_down(record, _killed(process))
         if self._restart is Restart.ALWAYS:
             for record in affected:
-                # A thread each: one that does not come up again must not keep its host's others down.
-                Thread(target=self._restart_parent, args=(record,), name="restart", daemon=True).start()
+                self._begin_restart(record)
 
     def _take_down(self, record: _Parent, reason: str) -> None:
         record.state = "restarting" if self._restart is Restart.ALWAYS else "failed"
@@ -178,19 +177,25 @@ class Parents:
         if folder.exists():
             remove_device_folder(folder)
 
+    def _begin_restart(self, record: _Parent) -> None:
+        """In a thread for each parent: one that does not come up must not keep its host's others down."""
+        with self._lock:
+            if record.restarting:  # its host died again while it was started again
+                return
+            record.restarting = True
+        Thread(target=self._restart_parent, args=(record,), name="restart", daemon=True).start()
+
     def _restart_parent(self, record: _Parent) -> None:
-        """Try until it is registered again or not wanted any more; at most one thread a parent."""
-        while not self._stopping.wait(record.pause):
-            with self._lock:
-                if record.restarting:  # a host that dies while it is started again has its own `_ended`
-                    return
-                if record.registered is not None or self._parents.get(record.specification.name) is not record:
-                    return
-                record.restarting = True
-            try:
+        while self._needs_restart(record) and not self._stopping.wait(record.pause):
+            if self._needs_restart(record):
                 self._try_again(record)
-            finally:
-                record.restarting = False
+
+    def _needs_restart(self, record: _Parent) -> bool:
+        """Not while it is registered, nor when it is not wanted any more."""
+        with self._lock:
+            wanted = self._parents.get(record.specification.name) is record
+            record.restarting = wanted and record.registered is None
+            return record.restarting
 
     def _try_again(self, record: _Parent) -> None:
         record.pause = min(record.pause * 2, _LONGEST_PAUSE)
@@ -216,3 +221,7 @@ class Parents:
             restarts=record.restarts,
             mdevs=parent.instances if parent is not None else 0,
         )
+
+
+def _killed(host: RemoteHost) -> str:
+    return f"its host (pid {host.pid}) {host.gone}"

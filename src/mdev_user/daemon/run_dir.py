@@ -189,6 +189,8 @@ def remove_device_folder(folder: Path) -> None:
         if os.path.lexists(socket) and stat.S_ISSOCK(socket.lstat().st_mode):
             socket.unlink()
         folder.rmdir()
+    except FileNotFoundError:
+        pass
     except OSError as error:
         _log.warning("what a dead daemon left in %s stays there: %s", folder, error)
 

@@ -15,7 +15,10 @@ class TypeView(Struct, frozen=True, kw_only=True):
 
 
 class ParentView(Struct, frozen=True, kw_only=True):
-    """A parent that was asked for; ``state`` is registered, restarting or failed, ``reason`` why it is not registered."""
+    """A parent that was asked for; ``state`` is registered, restarting or failed.
+
+    ``reason`` is why it is not registered, or why its host was last started again.
+    """
 
     name: str
     specification: str

@@ -7,7 +7,6 @@ of a stock driver.
 import os
 import select
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from mdev_user.guests.serial import Exchange
@@ -85,7 +84,5 @@ class BuiltinGuest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()

@@ -11,7 +11,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from types import TracebackType
 from typing import IO, Self
 
 from mdev_user.guests.arguments import device_arguments, memory_arguments
@@ -73,9 +72,7 @@ class Guest:
         self.boot()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     @property

@@ -28,7 +28,7 @@ MAX_PENDING = 1024
 """Jobs of one mdev. A guest starts them, so there is an end to it."""
 
 LONGEST_SLEEP = 86400.0
-"""Seconds. A threading.Condition cannot wait for any float, and one job's bad number must not end everybody's thread."""
+"""Seconds. No thread can wait for just any float, and one job's bad number must not end the thread of all."""
 
 Outcome = bytes | Exception | None
 

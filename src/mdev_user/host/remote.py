@@ -216,4 +216,4 @@ def _spawn(command: list[str], channel: int) -> subprocess.Popen[bytes]:
 
 
 def _how_it_ended(status: int) -> str:
-    return f"killed by signal {-status}" if status < 0 else f"exited with status {status}"
+    return f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"

@@ -127,48 +127,45 @@ class Layout:
         for name, rule in attributes.DEVICE_FILES.items():
             self._tree.add_attribute(f"{path}/{name}", rule, device)
         self._tree.add_link(f"{path}/subsystem", _BUS)
-        self._tree.add_link(f"{_BUS}/devices/{mdev.uuid}", path)
+        self._tree.add_link(_bus_link(path), path)
 
     def _add_type_links(self, event: Event) -> None:
         mdev = _mdev(event)
         device, of_type = device_path(mdev), _type_path(mdev)
-        self._tree.add_link(f"{of_type}/devices/{mdev.uuid}", device)
+        self._tree.add_link(_type_link(mdev, device), device)
         self._tree.add_link(f"{device}/mdev_type", of_type)
 
     def _remove_type_links(self, event: Event) -> None:
         mdev = _mdev(event)
         device = device_path(mdev)
-        self._tree.remove(f"{device}/remove")
-        self._tree.remove(f"{device}/mdev_type")
-        self._tree.remove(f"{_type_path(mdev)}/devices/{mdev.uuid}")
+        for path in (f"{device}/remove", f"{device}/mdev_type", _type_link(mdev, device)):
+            self._tree.remove(path)
 
     def _hide_mdev(self, event: Event) -> None:
         """Linux takes the device from the bus, then its driver, and only then waits for the user."""
-        mdev = _mdev(event)
-        device = device_path(mdev)
-        for name in ("uevent", "subsystem"):
-            self._tree.remove(f"{device}/{name}")
-        self._tree.remove(f"{_BUS}/devices/{mdev.uuid}")
+        device = device_path(_mdev(event))
+        for path in (f"{device}/uevent", f"{device}/subsystem", _bus_link(device)):
+            self._tree.remove(path)
         if event.binding is not None:
             self._remove_binding(event)
             self._remove_vfio(event)
 
     def _remove_mdev(self, event: Event) -> None:
-        mdev = _mdev(event)
-        self._tree.remove(f"{_BUS}/devices/{mdev.uuid}")
-        self._tree.remove(device_path(mdev))
+        device = device_path(_mdev(event))
+        self._tree.remove(_bus_link(device))
+        self._tree.remove(device)
 
     # --- its driver -------------------------------------------------------------------------------------------
 
     def _add_binding(self, event: Event) -> None:
-        mdev, driver = _mdev(event), _driver_path(event)
+        mdev = _mdev(event)
         device = device_path(mdev)
         for attribute in mdev.parent.ops.attributes:
             if attribute.group:
                 self._tree.add_directory(f"{device}/{attribute.group}")
             self._tree.add_attribute(f"{device}/{_file(attribute)}", self._vendor_rule(attribute), mdev)
-        self._tree.add_link(f"{device}/driver", driver)
-        self._tree.add_link(f"{driver}/{mdev.uuid}", device)
+        self._tree.add_link(f"{device}/driver", _driver_path(event))
+        self._tree.add_link(_driver_link(event, device), device)
 
     def _remove_binding(self, event: Event) -> None:
         mdev = _mdev(event)
@@ -176,7 +173,7 @@ class Layout:
         for attribute in mdev.parent.ops.attributes:
             self._tree.remove(f"{device}/{attribute.group or attribute.name}")
         self._tree.remove(f"{device}/driver")
-        self._tree.remove(f"{_driver_path(event)}/{mdev.uuid}")
+        self._tree.remove(_driver_link(event, device))
 
     def _vendor_rule(self, attribute: MdevAttribute) -> Rule[Mdev]:
         if attribute not in self._vendor:
@@ -191,7 +188,7 @@ class Layout:
         self._tree.add_directory(f"{group}/devices")
         for name, rule in attributes.GROUP_FILES.items():
             self._tree.add_attribute(f"{group}/{name}", rule, None)
-        self._tree.add_link(f"{group}/devices/{_mdev(event).uuid}", device)
+        self._tree.add_link(f"{group}/devices/{_basename(device)}", device)
         self._tree.add_link(f"{device}/iommu_group", group)
         self._tree.add_directory(vfio)
         self._tree.add_attribute(f"{vfio}/uevent", attributes.UEVENT_OF_GROUP, number)
@@ -235,6 +232,22 @@ def device_path(mdev: Mdev) -> str:
 
 def _type_path(mdev: Mdev) -> str:
     return f"{parent_path(mdev.parent)}/{_TYPES}/{mdev.type_id}"
+
+
+def _basename(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _bus_link(device: str) -> str:
+    return f"{_BUS}/devices/{_basename(device)}"
+
+
+def _type_link(mdev: Mdev, device: str) -> str:
+    return f"{_type_path(mdev)}/devices/{_basename(device)}"
+
+
+def _driver_link(event: Event, device: str) -> str:
+    return f"{_driver_path(event)}/{_basename(device)}"
 
 
 def _class_path(parent: MdevParent) -> str:

@@ -211,7 +211,7 @@ class Operations:
 
     @_answering
     def write(self, _path: str | None, data: bytes, _offset: int, file: FileInfo) -> int:
-        """Every write(2) is one store, wherever in the file it was aimed at."""
+        """One store, wherever in the file it was aimed at."""
         return self._files[file.fh].attribute.store(data)
 
     @_answering
@@ -232,7 +232,7 @@ class Operations:
     mknod = mkdir = unlink = rmdir = symlink = rename = link = _refused
 
     def _node(self, path: str | None) -> Node:
-        node = self._tree.lookup(path) if path is not None else None
+        node = self._tree.lookup(path[1:]) if path is not None else None
         if node is None:
             raise OSError(ENOENT, path)
         return node

@@ -12,7 +12,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from typing_extensions import override
 
-from mdev_user.errors import AlreadyExists, DriverError, InvalidValue, MdevUserError, NoDevice
+from mdev_user.errors import AlreadyExists, InvalidValue, MdevUserError, NoDevice
 
 PAGE = 4096
 """The st_size of every attribute, and the most that one show gives or one store takes (kernfs: PAGE_SIZE)."""
@@ -132,6 +132,9 @@ class Directory(Node):
     def get(self, name: str) -> Node | None:
         return self._nodes.get(name)
 
+    def __len__(self) -> int:
+        return len(self._nodes)
+
     def entries(self) -> dict[str, Node]:
         """A copy, made in one step: the writer may go on."""
         return self._nodes.copy()
@@ -143,56 +146,48 @@ class Directory(Node):
         self._subdirectories += isinstance(node, Directory)
         self._nodes[name] = node
 
-    def remove(self, name: str) -> None:
-        """Take a node away with all that is below it; open files of theirs answer ENODEV. Nothing if absent."""
+    def remove(self, name: str) -> Node | None:
+        """The node that had the name, which is dead now, or None."""
         node = self._nodes.pop(name, None)
         if node is not None:
             self._subdirectories -= isinstance(node, Directory)
-            _bury(node)
-
-
-def _bury(node: Node) -> None:
-    node.dead = True
-    if isinstance(node, Directory):
-        for child in node.entries().values():
-            _bury(child)
+            node.dead = True
+        return node
 
 
 class Tree:
-    """Nodes by their paths, which are relative to the root and have no leading slash."""
+    """Nodes by their paths, which are relative to the root (that is "") and have no slash at either end."""
 
     def __init__(self, owner: Owner = (0, 0)) -> None:
         """``owner`` is the daemon's: an ordinary user's tree would show the overflow ids otherwise."""
         self._owner = owner
         self._numbers = count(1)
         self.root = Directory(next(self._numbers), owner)
+        self._directories = {"": self.root}
+        """By path, so that finding a node takes the same time at any depth: FUSE asks by whole paths."""
 
     def lookup(self, path: str) -> Node | None:
-        """None when there is no such node. Empty parts do not count: both "" and "/" are the root."""
-        node: Node | None = self.root
-        for name in path.split("/"):
-            if not name:
-                continue
-            if not isinstance(node, Directory):
-                return None
-            node = node.get(name)
-        return node
+        """None when there is no such node."""
+        directory = self._directories.get(path)
+        if directory is not None:
+            return directory
+        above, _, name = path.rpartition("/")
+        directory = self._directories.get(above)
+        return directory.get(name) if directory is not None else None
 
     def walk(self) -> Iterator[tuple[str, Node]]:
         """Every path with its node, sorted within a directory, for listings and tests."""
         yield from _walk("", self.root)
 
     def add_directory(self, path: str) -> Directory:
-        """As mkdir -p: the directory, made with those above it where they are absent."""
-        directory = self.root
-        for name in path.split("/"):
-            found = directory.get(name)
-            if found is None:
-                found = Directory(next(self._numbers), self._owner)
-                directory.add(name, found)
-            if not isinstance(found, Directory):
-                raise DriverError(f"{path}: {name!r} is taken by a file")
-            directory = found
+        """As mkdir -p: the directory, made with those above it where they are absent. EEXIST for a file's name."""
+        found = self._directories.get(path)
+        if found is not None:
+            return found
+        above, _, name = path.rpartition("/")
+        directory = Directory(next(self._numbers), self._owner)
+        self.add_directory(above).add(name, directory)
+        self._directories[path] = directory
         return directory
 
     def add_attribute(self, path: str, rule: Rule[_S], subject: _S) -> None:
@@ -206,21 +201,29 @@ class Tree:
         directory.add(name, Link(next(self._numbers), self._owner, text))
 
     def remove(self, path: str) -> None:
-        """Nothing if absent."""
+        """Take a node away with all that is below it; open files of theirs answer ENODEV. Nothing if absent."""
         above, _, name = path.rpartition("/")
-        directory = self.lookup(above)
-        if isinstance(directory, Directory):
-            directory.remove(name)
+        directory = self._directories.get(above)
+        node = directory.remove(name) if directory is not None else None
+        if isinstance(node, Directory):
+            self._empty(path, node)
 
     def remove_if_empty(self, path: str) -> None:
-        directory = self.lookup(path)
-        if isinstance(directory, Directory) and not directory.entries():
+        directory = self._directories.get(path)
+        if directory is not None and not directory:
             self.remove(path)
+
+    def _empty(self, path: str, directory: Directory) -> None:
+        del self._directories[path]
+        for name in directory.entries():
+            node = directory.remove(name)
+            if isinstance(node, Directory):
+                self._empty(f"{path}/{name}", node)
 
     def _place(self, path: str) -> tuple[Directory, str]:
         above, _, name = path.rpartition("/")
-        directory = self.lookup(above)
-        if not isinstance(directory, Directory):
+        directory = self._directories.get(above)
+        if directory is None:
             raise InvalidValue(f"sysfs has no directory {above!r} for {name!r}")
         return directory, name
 

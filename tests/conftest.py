@@ -1,0 +1,25 @@
+"""What every test may rely on: a core area that is absent here is skipped with its reason (see `core`)."""
+
+from collections.abc import Callable
+from typing import NoReturn
+
+import pytest
+from core import core_skip as skip_core
+
+from mdev_user.errors import MountError
+from mdev_user.sysfs.mount import check_preconditions
+
+
+@pytest.fixture
+def core_skip() -> Callable[[str], NoReturn]:
+    """Call it with the reason why a core area cannot be tested here."""
+    return skip_core
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("fuse") is None:
+        return
+    try:
+        check_preconditions(allow_other=False)
+    except MountError as error:
+        skip_core(str(error))
