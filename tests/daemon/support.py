@@ -29,9 +29,9 @@ def eventually(look: Callable[[], _T], what: str, seconds: float = SECONDS) -> _
 
 
 def shell(daemon: RunningDaemon, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script with nothing but sh, echo, cat and ls, in RUN/root/sys."""
+    """Run a script with nothing but a shell, echo, cat and ls, in RUN/root/sys (dash would not tell the errno)."""
     return subprocess.run(
-        ["/bin/sh", "-c", script], cwd=daemon.sys, capture_output=True, text=True, timeout=SECONDS, check=False
+        ["/bin/bash", "-c", script], cwd=daemon.sys, capture_output=True, text=True, timeout=SECONDS, check=False
     )
 
 

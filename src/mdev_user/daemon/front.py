@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -30,11 +31,10 @@ from mdev_user.sysfs.layout import Layout
 from mdev_user.sysfs.mount import Mount
 from mdev_user.sysfs.tree import Tree
 from mdev_user.units import MiB
+from mdev_user.vfio_user.device_requests import UNSHARED
 
 _log = logging.getLogger(__name__)
 
-_UNSHARED = 16 * MiB
-"""A BIOS or an option ROM arrives without a file, too; a guest's RAM is larger than this."""
 _END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _POLL = 0.05
 """Seconds between two looks at whether a user is gone."""
@@ -192,6 +192,7 @@ def serve(config: Config) -> int:
     """Run the daemon in the foreground until SIGTERM, SIGINT or SIGHUP. 0 after a clean end, 1 when it cannot run."""
     logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname).1s %(message)s")
     signals = _take_signals()
+    _raise_file_limit()
     front = Front(config)
     try:
         front.start()
@@ -225,6 +226,12 @@ def _take_signals() -> socket.socket:
     for number in _END:
         signal.signal(number, lambda _number, _frame: None)
     return ours
+
+
+def _raise_file_limit() -> None:
+    """Every mdev has a listening socket, and hosts inherit the limit; the soft one is for users of select()."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _inspect(mdev: Mdev) -> Inspection | None:
@@ -268,7 +275,7 @@ def _client(use: Inspection | None) -> ClientView | None:
 
 
 def _warnings(use: Inspection | None) -> list[str]:
-    if use is None or use.unshared_memory < _UNSHARED:
+    if use is None or use.unshared_memory < UNSHARED:
         return []
     return [
         f"{use.unshared_memory // MiB} MiB of the guest's memory is not shared, so every DMA is a message: start "

@@ -236,10 +236,10 @@ def _walk(prefix: str, directory: Directory) -> Iterator[tuple[str, Node]]:
 
 
 def _relative(start: str, target: str) -> str:
-    """The way from one directory to a node: up to what they have in common and down again, as sysfs writes it."""
+    """The way from one directory to a node as sysfs writes it: up to a directory of both, down to the node's name."""
     here, there = start.split("/"), target.split("/")
     common = 0
-    for mine, theirs in zip(here, there, strict=False):
+    for mine, theirs in zip(here, there[:-1], strict=False):
         if mine != theirs:
             break
         common += 1

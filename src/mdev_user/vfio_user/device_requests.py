@@ -3,10 +3,12 @@
 Everything but region accesses (`accesses`); each request is one step.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from mdev_user.errors import GuestError, MdevUserError
+from mdev_user.units import MiB
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaFlags, Mapping
 from mdev_user.vfio.requests import REGION_SHIFT, Area, RegionFlags, RegionInfo, SetIrqs
@@ -15,6 +17,11 @@ from mdev_user.vfio_user.commands import Request
 from mdev_user.vfio_user.connection import Fds
 from mdev_user.vfio_user.eventfd import Eventfds, GuestEventfd
 from mdev_user.vfio_user.guest_memory import GuestMemory
+
+UNSHARED = 16 * MiB
+"""A BIOS or an option ROM comes without a file, too; a guest's RAM is larger than this."""
+
+_log = logging.getLogger(__name__)
 
 Performed = tuple[bytes, tuple[int, ...]]
 """The reply's payload, and fds to send along, which stay the device's."""
@@ -59,8 +66,15 @@ class DeviceRequests:
                 backing.close()
             raise
         if backing is None:
-            self.largest_unshared = max(self.largest_unshared, request.size)
+            self._note_unshared(request.size)
         return _NOTHING
+
+    def _note_unshared(self, size: int) -> None:
+        if size >= UNSHARED > self.largest_unshared:
+            _log.warning(
+                "%s: %d MiB of guest memory are not shared: every DMA is a message", self._device.uuid, size // MiB
+            )
+        self.largest_unshared = max(self.largest_unshared, size)
 
     def _dma_unmap(self, request: m.DmaUnmap, _fds: Fds) -> Performed:
         self._device.dma.unmap(request.iova, request.size)

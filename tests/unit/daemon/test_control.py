@@ -276,6 +276,18 @@ def test_100_waiting_removes_delay_no_list(run_dir: RunDir, operations: FakeOper
         thread.join(20)
 
 
+def test_more_waiting_removes_than_threads_delay_no_list(
+    operations: FakeOperations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "MOST_CHANGES", 5)
+    with served(operations) as run_dir:
+        threads = wait_in_removes(operations, run_dir, 20, 5)
+        assert seconds_to_list(run_dir, 5) < 5
+        operations.let_go.set()
+        for thread in threads:
+            thread.join(20)
+
+
 def test_without_threads_of_their_own_reads_wait_for_removes(
     operations: FakeOperations, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,163 @@
+"""What the tests in here look at: guests with mdevs, and what guest and daemon each say about these."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+from uuid import UUID
+
+from mdev_user.guests import serial
+from mdev_user.guests.serial import Exchange
+from mdev_user.guests.vm import Guest
+from mdev_user.testing.daemon import RunningDaemon
+
+BROKEN = Path(__file__).with_name("broken_parents.py")
+HOTPLUG = ("-device", "pcie-root-port,id=socket,slot=1,chassis=1")
+"""QEMU's arguments for a slot into which `plugged` plugs."""
+
+RBR = THR = 0
+LSR = 5
+DATA_READY = 0x01
+OLD = b"old"
+
+_TICK = 0.02
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A booted guest, its mdevs by their parent's name, and its ports (ttyS2 ...) likewise."""
+
+    daemon: RunningDaemon
+    guest: Guest
+    mdevs: Mapping[str, UUID]
+    ports: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def booted(cls, daemon: RunningDaemon, guest: Guest, mdevs: Mapping[str, UUID]) -> Self:
+        guest.boot()
+        found = iter(serial.ports(guest))
+        return cls(daemon, guest, mdevs, {name: _take(found, daemon, uuid) for name, uuid in mdevs.items()})
+
+    def exchange(self, pattern: bytes, size: int, parent: str = "mtty", seconds: float = 20.0) -> Exchange:
+        return serial.exchange(self.guest, self.ports[parent][0], pattern, size, seconds)
+
+    def converse(self, line: str, times: int, parent: str = "mtty") -> Exchange:
+        return serial.converse(self.guest, self.ports[parent][0], line, times)
+
+    def interrupts(self, parent: str = "mtty") -> int:
+        """How often the device interrupted since its creation, as the daemon counts it."""
+        return int(self.daemon.control.mdev(self.mdevs[parent]).counters["interrupts"])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Two tenants of the parent ``mtty``."""
+
+    one: Tenant
+    two: Tenant
+
+
+@dataclass(frozen=True)
+class Function:
+    """A PCI function in a guest, whose registers are used through sysfs: no driver is in the way."""
+
+    guest: Guest
+    address: str
+
+    def read(self, register: int, bar: int = 0) -> int:
+        script = f"dd if={self._path}/resource{bar} bs=1 skip={register} count=1 2>/dev/null"
+        return self.guest.attempt(script).output[0]
+
+    def write(self, register: int, data: bytes, bar: int = 0) -> None:
+        for value in data:
+            self.guest.run(f"printf '\\{value:03o}' | dd of={self._path}/resource{bar} bs=1 seek={register} conv=notrunc")
+
+    def bind(self, driver: str) -> None:
+        self.guest.run(f"echo {self.address} >/sys/bus/pci/drivers/{driver}/bind")
+
+    @property
+    def _path(self) -> str:
+        return f"/sys/bus/pci/devices/{self.address}"
+
+
+def functions(guest: Guest) -> list[Function]:
+    """The guest's mtty functions, in the order of the bus."""
+    script = "cd /sys/bus/pci/devices; grep -l 0x4348 */vendor"
+    return [Function(guest, path.split("/")[0]) for path in guest.run(script).split()]
+
+
+@contextmanager
+def plugged(daemon: RunningDaemon, guest: Guest, uuid: UUID) -> Iterator[Function]:
+    """The mdev hot-plugged into a running guest, enabled and without a driver; at the end the guest gives it back."""
+    before = functions(guest)
+    guest.run("echo 0 >/sys/bus/pci/drivers_autoprobe")
+    address = {"type": "unix", "path": str(daemon.run_dir.socket(uuid))}
+    guest.qmp.execute("device_add", {"driver": "vfio-user-pci", "id": "hot", "bus": "socket", "socket": address})
+    (function,) = eventually(lambda: [each for each in functions(guest) if each not in before], 10)
+    guest.run(f"echo 1 >{function._path}/enable")
+    try:
+        yield function
+    finally:
+        guest.qmp.execute("device_del", {"id": "hot"})
+        eventually(lambda: "DEVICE_DELETED" in _new_events(guest), 20)
+
+
+def disagreement(exchange: Exchange, device: int) -> str:
+    """What is wrong with the interrupts of an exchange; nothing when they are right.
+
+    At least one for a full FIFO; and guest and device count the same but for a tenth: QEMU asserts a level again at
+    each access while it is up, the last time perhaps too late to mean anything, and the guest counts that.
+    """
+    if exchange.interrupts < len(exchange.sent) / 16:
+        return f"{exchange.interrupts} interrupts for {len(exchange.sent)} bytes"
+    if abs(exchange.interrupts - device) > device / 10:
+        return f"the guest counted {exchange.interrupts}, the device {device}"
+    return ""
+
+
+def at_once(*works: Callable[[], _T]) -> list[_T]:
+    """The results of all ``works``, done at the same time."""
+    with ThreadPoolExecutor(len(works)) as pool:
+        return [each.result() for each in [pool.submit(work) for work in works]]
+
+
+@contextmanager
+def meanwhile(work: Callable[[], _T]) -> Iterator[Future[_T]]:
+    """``work`` goes on during the block, and must: the block may not outlast it."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        yield future
+        assert not future.done(), "the work ended before what should have disturbed it"
+
+
+def eventually(condition: Callable[[], _T], seconds: float) -> _T:
+    """The first true value of ``condition``, which must come within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(_TICK)
+    return value
+
+
+def is_free(daemon: RunningDaemon, uuid: UUID) -> bool:
+    """Whether nobody uses the mdev."""
+    return daemon.control.mdev(uuid).client is None
+
+
+def _take(found: Iterator[str], daemon: RunningDaemon, uuid: UUID) -> list[str]:
+    count = int(daemon.control.mdev(uuid).type.rpartition("-")[2])
+    return [next(found) for _ in range(count)]
+
+
+def _new_events(guest: Guest) -> list[str]:
+    guest.qmp.execute("query-status")  # events come with replies
+    events = [json.dumps(each["event"]).strip('"') for each in guest.qmp.events if "hot" in json.dumps(each)]
+    if "DEVICE_DELETED" in events:
+        guest.qmp.events.clear()
+    return events

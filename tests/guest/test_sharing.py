@@ -1,0 +1,93 @@
+"""Two guests use one parent at the same time, each through its stock 8250 driver, and never notice one another."""
+
+import pytest
+
+from guest.scene import DATA_READY, LSR, RBR, THR, Scene, at_once, disagreement, functions
+from mdev_user.guests import serial
+from mdev_user.guests.console import GuestTimeout
+from mdev_user.guests.serial import Exchange
+
+pytestmark = pytest.mark.guest
+
+ONE, TWO = bytes(range(128)), bytes(range(255, 127, -1))  # no byte is in both
+SIZE = 10_000
+TIMES = 60
+
+
+def foreign(received: bytes, pattern: bytes) -> bytes:
+    """The bytes that are none of the pattern."""
+    return received.translate(None, pattern)
+
+
+def test_each_stock_driver_found_a_16550a_with_an_irq(scene: Scene) -> None:
+    assert [len(each.ports["mtty"]) for each in (scene.one, scene.two)] == [1, 2]
+    for tenant in (scene.one, scene.two):
+        for port in tenant.ports["mtty"]:
+            status = serial.status(tenant.guest, port)
+            assert (status.uart, status.irq > 0) == ("16550A", True), status.text
+
+
+def test_the_daemon_tells_who_uses_an_mdev(scene: Scene) -> None:
+    for tenant in (scene.one, scene.two):
+        client = tenant.daemon.control.mdev(tenant.mdevs["mtty"]).client
+        assert client is not None
+        assert (client.pid, client.name) == (tenant.guest.pid, "qemu-system-x86")
+
+
+def test_10000_bytes_of_each_come_back_right_at_the_same_time(scene: Scene) -> None:
+    for tenant, pattern, exchange in exchanges(scene, "mtty", SIZE, 20.0):
+        assert foreign(exchange.received, pattern) == b""
+        assert exchange.identical
+        (port, *_others) = tenant.ports["mtty"]
+        assert serial.status(tenant.guest, port).received >= SIZE
+
+
+def test_mdevs_that_share_a_fifo_are_noticed(scene: Scene) -> None:
+    """The negative control of the exchange."""
+    results = exchanges(scene, "sharedfifo", 500, 2.0)
+    assert not all(exchange.identical for _tenant, _pattern, exchange in results)
+    assert any(foreign(exchange.received, pattern) for _tenant, pattern, exchange in results)
+
+
+def exchanges(scene: Scene, parent: str, size: int, seconds: float) -> list[tuple]:
+    pairs = ((scene.one, ONE), (scene.two, TWO))
+    results = at_once(*(lambda t=t, p=p: t.exchange(p, size, parent, seconds) for t, p in pairs))
+    return [(*pair, result) for pair, result in zip(pairs, results, strict=True)]
+
+
+def test_each_conversation_is_carried_by_interrupts_that_guest_and_device_count_alike(scene: Scene) -> None:
+    tenants = (scene.one, scene.two)
+    before = [each.interrupts() for each in tenants]
+    talks = at_once(*(lambda t=t, n=n: t.converse(f"guest {n} here.", TIMES) for n, t in enumerate(tenants)))
+    for tenant, talk, counted in zip(tenants, talks, before, strict=True):
+        assert talk.identical
+        assert disagreement(talk, tenant.interrupts() - counted) == ""
+
+
+def test_a_device_that_never_interrupts_is_noticed(scene: Scene) -> None:
+    """The negative control of the conversation: the driver waits for an interrupt for ever."""
+    guest, (port,) = scene.one.guest, scene.one.ports["mute"]
+    irq = serial.status(guest, port).irq
+    before = serial.interrupt_count(guest, irq), scene.one.interrupts("mute")
+    with pytest.raises(GuestTimeout):
+        guest.run(serial.converse_script(port, "hello", 1), 7)
+    received = guest.attempt("cat /run/received").output
+    talk = Exchange(b"hello\n", received, serial.interrupt_count(guest, irq) - before[0])
+    assert not talk.identical
+    assert disagreement(talk, scene.one.interrupts("mute") - before[1]) != ""
+
+
+def test_both_ports_of_an_mtty_2_carry_data(scene: Scene) -> None:
+    for port, pattern in zip(scene.two.ports["mtty"], (ONE, TWO), strict=True):
+        assert serial.exchange(scene.two.guest, port, pattern, 1000).identical
+        talk = serial.converse(scene.two.guest, port, f"this is {port}", 10)
+        assert talk.identical
+        assert talk.interrupts >= 10
+
+
+def test_a_byte_in_one_port_of_an_mtty_2_is_not_in_the_other(scene: Scene) -> None:
+    function = functions(scene.two.guest)[0]
+    function.write(THR, b"x", bar=0)
+    assert not function.read(LSR, bar=1) & DATA_READY
+    assert function.read(LSR, bar=0) & DATA_READY
+    assert function.read(RBR, bar=0) == ord("x")
