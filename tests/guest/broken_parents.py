@@ -1,5 +1,7 @@
 """Parents for negative controls: mtty with one line taken away each, served as ``FILE.py:CLASS``."""
 
+from collections.abc import Callable
+
 from typing_extensions import override
 
 from mdev_user.driver import Mdev
@@ -40,17 +42,31 @@ class Mute(Mtty):
         return _MuteDevice(int(mdev.type.name))
 
 
-class SharedFifo(Mtty):
-    """All its mdevs have one receiver's FIFO between them."""
+class _CrossedUart(Uart):
+    __slots__ = ("others",)
+
+    def __init__(self, send: Callable[[], None], others: list["_CrossedUart"]) -> None:
+        super().__init__(send)
+        self.others = others
+
+    @override
+    def _write_data(self, value: int) -> None:
+        super()._write_data(value)
+        for each in self.others:
+            if each is not self and len(each._fifo) < 16:
+                each._fifo.append(value)
+
+
+class Crossed(Mtty):
+    """What one of its mdevs sends comes out of all others, too."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._first: Uart | None = None
+        self._uarts: list[_CrossedUart] = []
 
     @override
     def create(self, mdev: Mdev) -> MttyDevice:
         device = super().create(mdev)
-        for port in device._ports:
-            self._first = self._first or port
-            port._fifo = self._first._fifo
+        device._ports = tuple(_CrossedUart(each._send, self._uarts) for each in device._ports)
+        self._uarts += device._ports
         return device

@@ -23,7 +23,7 @@ def rig() -> Rig:
 @pytest.fixture(scope="session")
 def daemon(rig: Rig) -> Iterator[RunningDaemon]:
     """Three sound parents, ``third`` in the host process of ``other``, and the broken ones in a host of their own."""
-    broken = [f"{BROKEN}:{name},host=broken" for name in ("SharedFifo", "Mute", "Unreset")]
+    broken = [f"{BROKEN}:{name},host=broken" for name in ("Crossed", "Mute", "Unreset")]
     with RunningDaemon("mtty", "mtty,name=other", "mtty,name=third,host=other", *broken) as running:
         yield running
 
@@ -34,11 +34,9 @@ def scene(rig: Rig, daemon: RunningDaemon) -> Iterator[Scene]:
     one = {"mtty": daemon.create("mtty-1", parent="mtty"), "mute": daemon.create("mtty-1", parent="mute")}
     two = {"mtty": daemon.create("mtty-2", parent="mtty")}
     for mdevs in (one, two):
-        mdevs["sharedfifo"] = daemon.create("mtty-1", parent="sharedfifo")
+        mdevs["crossed"] = daemon.create("mtty-1", parent="crossed")
     with ExitStack() as stack:
-        guests = [
-            Guest(rig, map(daemon.run_dir.socket, mdevs.values()), arguments=HOTPLUG) for mdevs in (one, two)
-        ]
+        guests = [Guest(rig, map(daemon.run_dir.socket, mdevs.values()), arguments=HOTPLUG) for mdevs in (one, two)]
         for guest in guests:
             stack.callback(guest.close)
             guest.start()

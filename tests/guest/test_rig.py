@@ -33,6 +33,12 @@ def test_the_guest_runs_the_rigs_kernel(guest: Guest, rig: Rig) -> None:
     assert guest.run("uname -r").strip() == rig.kernel_release
 
 
+def test_a_guest_boots_once(guest: Guest) -> None:
+    pid = guest.pid
+    guest.boot(0.0)
+    assert guest.pid == pid
+
+
 def test_output_comes_back_byte_for_byte(guest: Guest) -> None:
     script = 'for n in $(seq 0 255); do printf "\\\\$(printf %o $n)"; done'
     assert guest.attempt(script).output == bytes(range(256))

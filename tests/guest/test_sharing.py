@@ -1,8 +1,10 @@
 """Two guests use one parent at the same time, each through its stock 8250 driver, and never notice one another."""
 
+from functools import partial
+
 import pytest
 
-from guest.scene import DATA_READY, LSR, RBR, THR, Scene, at_once, disagreement, functions
+from guest.scene import DATA_READY, LSR, RBR, THR, Scene, Tenant, at_once, disagreement, functions
 from mdev_user.guests import serial
 from mdev_user.guests.console import GuestTimeout
 from mdev_user.guests.serial import Exchange
@@ -11,7 +13,7 @@ pytestmark = pytest.mark.guest
 
 ONE, TWO = bytes(range(128)), bytes(range(255, 127, -1))  # no byte is in both
 SIZE = 10_000
-TIMES = 60
+TIMES = 30
 
 
 def foreign(received: bytes, pattern: bytes) -> bytes:
@@ -20,15 +22,15 @@ def foreign(received: bytes, pattern: bytes) -> bytes:
 
 
 def test_each_stock_driver_found_a_16550a_with_an_irq(scene: Scene) -> None:
-    assert [len(each.ports["mtty"]) for each in (scene.one, scene.two)] == [1, 2]
-    for tenant in (scene.one, scene.two):
+    assert [len(each.ports["mtty"]) for each in scene] == [1, 2]
+    for tenant in scene:
         for port in tenant.ports["mtty"]:
             status = serial.status(tenant.guest, port)
             assert (status.uart, status.irq > 0) == ("16550A", True), status.text
 
 
 def test_the_daemon_tells_who_uses_an_mdev(scene: Scene) -> None:
-    for tenant in (scene.one, scene.two):
+    for tenant in scene:
         client = tenant.daemon.control.mdev(tenant.mdevs["mtty"]).client
         assert client is not None
         assert (client.pid, client.name) == (tenant.guest.pid, "qemu-system-x86")
@@ -42,26 +44,30 @@ def test_10000_bytes_of_each_come_back_right_at_the_same_time(scene: Scene) -> N
         assert serial.status(tenant.guest, port).received >= SIZE
 
 
-def test_mdevs_that_share_a_fifo_are_noticed(scene: Scene) -> None:
+def test_mdevs_that_hear_one_another_are_noticed(scene: Scene) -> None:
     """The negative control of the exchange."""
-    results = exchanges(scene, "sharedfifo", 500, 2.0)
+    results = exchanges(scene, "crossed", 500, 2.0)
     assert not all(exchange.identical for _tenant, _pattern, exchange in results)
     assert any(foreign(exchange.received, pattern) for _tenant, pattern, exchange in results)
 
 
-def exchanges(scene: Scene, parent: str, size: int, seconds: float) -> list[tuple]:
+def exchanges(scene: Scene, parent: str, size: int, seconds: float) -> list[tuple[Tenant, bytes, Exchange]]:
     pairs = ((scene.one, ONE), (scene.two, TWO))
-    results = at_once(*(lambda t=t, p=p: t.exchange(p, size, parent, seconds) for t, p in pairs))
+    results = at_once(*(partial(tenant.exchange, pattern, size, parent, seconds) for tenant, pattern in pairs))
     return [(*pair, result) for pair, result in zip(pairs, results, strict=True)]
 
 
 def test_each_conversation_is_carried_by_interrupts_that_guest_and_device_count_alike(scene: Scene) -> None:
-    tenants = (scene.one, scene.two)
-    before = [each.interrupts() for each in tenants]
-    talks = at_once(*(lambda t=t, n=n: t.converse(f"guest {n} here.", TIMES) for n, t in enumerate(tenants)))
-    for tenant, talk, counted in zip(tenants, talks, before, strict=True):
-        assert talk.identical
-        assert disagreement(talk, tenant.interrupts() - counted) == ""
+    unlike: list[str] = []
+    for _attempt in range(5):  # a busy machine delays QEMU's assertions
+        talks = at_once(*(partial(each.counted_talk, f"guest {each.guest.pid}", TIMES) for each in scene))
+        for talk, device in talks:
+            assert talk.identical
+            assert disagreement(talk, device) == ""
+        unlike = [disagreement(talk, device, more=0.1) for talk, device in talks]
+        if not any(unlike):
+            return
+    pytest.fail(f"in no conversation were the counts alike but for a tenth; in the last: {unlike}")
 
 
 def test_a_device_that_never_interrupts_is_noticed(scene: Scene) -> None:

@@ -62,6 +62,7 @@ class Guest:
         self._arguments = list(arguments)
         self._process: subprocess.Popen[bytes] | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
+        self._booted = False
         self._ours = ExitStack()  # what close() gives back
         self._log: IO[bytes]
         self._channel: CommandChannel
@@ -97,15 +98,18 @@ class Guest:
             raise
 
     def boot(self, seconds: float = BOOT_SECONDS) -> None:
-        """Start the guest if need be, and wait until it takes commands.
+        """Start the guest if need be, and wait until it takes commands; at once for a guest that already does.
 
         Raises:
             GuestFailed: it did not within ``seconds``, or QEMU ended; the text has the end of its console. The guest
                 is killed.
         """
+        if self._booted:
+            return
         try:
             self.start()
             self._channel.await_ready(seconds)
+            self._booted = True
         except GuestFailed as error:
             message = f"the guest did not boot: {error}\n--- the end of its console ---\n{self.console_tail()}"
             self.close()

@@ -1,31 +1,39 @@
-"""Region reads and writes: the one place that performs them, and the loop that answers plain ones.
+"""Region reads and writes: performing one, and the loop that answers plain ones.
 
-A guest waits for every access, so the loop does what an access needs and no more: one receive, one unpack, the
-driver's method, one send. Whatever is not one whole, single, valid access without file descriptors is left to
-`Connection`; since both ways perform an access with the same `read` and `write`, they cannot differ in what it does.
+A guest's processor waits for every access, so the loop does what an access needs and no more: one receive, one
+unpack, the driver's method, one send. It is one long function on purpose: a call costs as much as a register, and
+``with`` on a lock twice what acquire and release do. Whatever is not one whole, single, valid access without file
+descriptors is left to `Connection` and `Accesses.read` and `write`, which answer the same bytes: a test drives both.
 """
 
 import socket
-from contextlib import AbstractContextManager
 from struct import Struct
+from threading import Lock
 from time import perf_counter_ns
 
 from mdev_user.vfio.device import VfioDevice
-from mdev_user.vfio_user.framing import LARGEST_DATA, REPLY, Command
-from mdev_user.vfio_user.messages import ACCESS_MESSAGE, TOP
+from mdev_user.vfio.requests import REGION_SHIFT
+from mdev_user.vfio_user.framing import COMMAND, LARGEST_DATA, REPLY, Command
+from mdev_user.vfio_user.messages import ACCESS_MESSAGE
 from mdev_user.vfio_user.outgoing import Outgoing
 from mdev_user.vfio_user.steps import SLOW_STEP_NS, refused, wrong_length
 from mdev_user.vfio_user.transport import ANCILLARY_SIZE, RECEIVE_FLAGS, Ancillary
 
-_READ = int(Command.REGION_READ)
-_WRITE = int(Command.REGION_WRITE)
+_READ, _WRITE = int(Command.REGION_READ), int(Command.REGION_WRITE)
 _HEAD = ACCESS_MESSAGE.size
-_pack = ACCESS_MESSAGE.pack
-# A register is 1 to 8 bytes: one Struct per size packs a whole reply and unpacks the data of a write.
 _REGISTER = 8
-_pack_register = [Struct(f"{ACCESS_MESSAGE.format}{size}s").pack for size in range(_REGISTER + 1)]
-_unpack_register = [Struct(f"{size}s").unpack_from for size in range(_REGISTER + 1)]
+"""Bytes of a register at most; longer writes take the other way, where their data costs more than the way does."""
+_FAR = 1 << REGION_SHIFT
+"""No region is longer, so offsets from here on are somebody's mistake and take the other way too."""
 
+# What a message of the loop's begins with behind its id: command, size, flags (the errno is nobody's). One comparison.
+_REQUEST = Struct("=H10s4xQII")
+_head_of = Struct("=HII").pack
+_READ_HEAD = _head_of(_READ, _HEAD, COMMAND)
+_WRITE_HEADS = [_head_of(_WRITE, _HEAD + size, COMMAND) for size in range(_REGISTER + 1)]
+_data_of = [Struct(f"{size}s").unpack_from for size in range(_REGISTER + 1)]
+_pack = ACCESS_MESSAGE.pack
+_DONT_WAIT = int(socket.MSG_DONTWAIT)
 _TRUNCATED = int(socket.MSG_CTRUNC)
 
 Received = tuple[int, Ancillary, int]
@@ -35,12 +43,13 @@ Received = tuple[int, Ancillary, int]
 class Accesses:
     """The region accesses of one session."""
 
-    __slots__ = ("_counters", "_device", "_outgoing", "_step_lock")
+    __slots__ = ("_acquire", "_counters", "_device", "_outgoing", "_release")
 
-    def __init__(self, device: VfioDevice, step_lock: AbstractContextManager[object], outgoing: Outgoing) -> None:
+    def __init__(self, device: VfioDevice, step_lock: Lock, outgoing: Outgoing) -> None:
         self._device = device
         self._counters = device.counters
-        self._step_lock = step_lock
+        self._acquire = step_lock.acquire
+        self._release = step_lock.release
         self._outgoing = outgoing
 
     def read(self, identity: int, offset: int, region: int, count: int) -> bytes:
@@ -51,15 +60,12 @@ class Accesses:
             if len(data) != count:
                 raise wrong_length(region, offset, count, data)
             self._counters.reads += 1
-            if count <= _REGISTER:
-                reply = _pack_register[count](identity, _READ, _HEAD + count, REPLY, 0, offset, region, count, data)
-            else:
-                reply = _pack(identity, _READ, _HEAD + count, REPLY, 0, offset, region, count) + data
+            reply = _pack(identity, _READ, _HEAD + count, REPLY, 0, offset, region, count) + data
         except Exception as error:  # noqa: BLE001 - refused() raises on what is not the guest's fault
             reply = refused(self._counters, identity, _READ, error)
         elapsed = perf_counter_ns() - started
         if elapsed > SLOW_STEP_NS:
-            self._counters.slow_step(f"read region {region} +{offset:#x}", elapsed)
+            self._slow("read", region, offset, elapsed)
         return reply
 
     def write(self, identity: int, offset: int, region: int, data: bytes) -> bytes:
@@ -73,29 +79,54 @@ class Accesses:
             reply = refused(self._counters, identity, _WRITE, error)
         elapsed = perf_counter_ns() - started
         if elapsed > SLOW_STEP_NS:
-            self._counters.slow_step(f"write region {region} +{offset:#x}", elapsed)
+            self._slow("write", region, offset, elapsed)
         return reply
 
-    def serve(self, sock: socket.socket, buffer: bytearray) -> Received:
+    def serve(self, sock: socket.socket, buffer: bytearray) -> Received:  # noqa: C901, PLR0912, PLR0915 - see above
         """Answer plain accesses until something else is received into ``buffer``. OSError when the peer is gone."""
-        receive, unpack, buffers = sock.recvmsg_into, ACCESS_MESSAGE.unpack_from, [buffer]
-        read, write, step_lock = self.read, self.write, self._step_lock
-        send, waiting, drain = self._outgoing.send, self._outgoing.waiting, self._outgoing.drain
+        receive, send, unpack, buffers = sock.recvmsg_into, sock.send, _REQUEST.unpack_from, [buffer]
+        acquire, release, clock = self._acquire, self._release, perf_counter_ns
+        device, counters = self._device, self._counters
+        waiting, drain = self._outgoing.waiting, self._outgoing.drain
         while True:
             size, ancillary, flags, _ = receive(buffers, ANCILLARY_SIZE, RECEIVE_FLAGS)
             if size < _HEAD or ancillary or flags & _TRUNCATED:
                 return size, ancillary, flags
-            identity, command, announced, kind, _, offset, region, count = unpack(buffer)
-            if announced != size or kind or not 0 < count <= LARGEST_DATA or offset + count > TOP:
+            identity, head, offset, region, count = unpack(buffer)
+            if offset >= _FAR or not 0 < count <= LARGEST_DATA:
                 return size, ancillary, flags
-            if command == _READ and size == _HEAD:
-                with step_lock:
-                    send(read(identity, offset, region, count))
-            elif command == _WRITE and size == _HEAD + count:
-                data = _unpack_register[count](buffer, _HEAD)[0] if count <= _REGISTER else bytes(buffer[_HEAD:size])
-                with step_lock:
-                    send(write(identity, offset, region, data))
-            else:
+            reading = head == _READ_HEAD and size == _HEAD
+            if not reading and not (count <= _REGISTER and head == _WRITE_HEADS[count] and size == _HEAD + count):
                 return size, ancillary, flags
+            acquire()
+            try:
+                started = clock()
+                try:
+                    if reading:
+                        data = device.read(region, offset, count)
+                        if len(data) != count:
+                            raise wrong_length(region, offset, count, data)
+                        counters.reads += 1
+                        reply = _pack(identity, _READ, _HEAD + count, REPLY, 0, offset, region, count) + data
+                    else:
+                        device.write(region, offset, _data_of[count](buffer, _HEAD)[0])
+                        counters.writes += 1
+                        reply = _pack(identity, _WRITE, _HEAD, REPLY, 0, offset, region, count)
+                except Exception as error:  # noqa: BLE001 - refused() raises on what is not the guest's fault
+                    reply = refused(counters, identity, _READ if reading else _WRITE, error)
+                elapsed = clock() - started
+                if elapsed > SLOW_STEP_NS:
+                    self._slow("read" if reading else "write", region, offset, elapsed)
+                try:
+                    sent = 0 if waiting else send(reply, _DONT_WAIT)
+                except BlockingIOError:
+                    sent = 0
+                if sent != len(reply):
+                    waiting.append((memoryview(reply)[sent:], ()))
+            finally:
+                release()
             if waiting:
                 drain()
+
+    def _slow(self, access: str, region: int, offset: int, elapsed: int) -> None:
+        self._counters.slow_step(f"{access} region {region} +{offset:#x}", elapsed)

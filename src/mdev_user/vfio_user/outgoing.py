@@ -7,7 +7,6 @@ What it leaves over waits here until `drain` sends it, in a thread that has noth
 
 import socket
 from collections import deque
-from contextlib import AbstractContextManager
 from threading import Lock, Thread
 
 from mdev_user.vfio_user.transport import send_with_fds
@@ -20,7 +19,7 @@ class Outgoing:
 
     __slots__ = ("_background", "_draining", "_send", "_socket", "_step_lock", "waiting")
 
-    def __init__(self, sock: socket.socket, step_lock: AbstractContextManager[object]) -> None:
+    def __init__(self, sock: socket.socket, step_lock: Lock) -> None:
         self._socket = sock
         self._send = sock.send
         self._step_lock = step_lock

@@ -8,7 +8,7 @@ read. Region accesses, which guests wait for, go through `accesses`, all else th
 import logging
 import select
 import socket
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from threading import Lock
 from time import perf_counter_ns
 
@@ -40,7 +40,7 @@ class Session:
         self,
         sock: socket.socket,
         device: VfioDevice,
-        step_lock: AbstractContextManager[object],
+        step_lock: Lock,
         memory: GuestMemory,
         watcher: Watcher,
     ) -> None:

@@ -14,6 +14,8 @@ from unit.sysfs.scene import PATIENCE
 taken: list[bytes] = []
 RULE: Rule[str] = Rule(0o644, lambda subject: f"{subject}\n", lambda _subject, data: taken.append(data))
 
+DEAF: Rule[str] = Rule(0o666)
+
 
 @pytest.fixture
 def tree() -> Tree:
@@ -131,7 +133,7 @@ def test_a_dead_attribute_answers_enodev(tree: Tree, use: Callable[[Attribute[ob
 
 @pytest.mark.parametrize("use", [Attribute.show, lambda text: text.store(b"x")])
 def test_what_is_not_there_to_read_or_write_is_eio(tree: Tree, use: Callable[[Attribute[object]], object]) -> None:
-    tree.add_attribute("bus/deaf", Rule[str](0o666), "")
+    tree.add_attribute("bus/deaf", DEAF, "")
     with pytest.raises(MdevUserError) as caught:
         use(attribute(tree, "bus/deaf"))
     assert caught.value.errno == errno.EIO
@@ -186,7 +188,7 @@ def test_readers_see_whole_nodes_while_one_writes(tree: Tree) -> None:
                     assert node.nlink >= 1
                 with suppress(NoDevice, AssertionError):
                     attribute(tree, "bus/mdev/a7/text").show()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the test's own thread reports it
             failures.append(error)
 
     readers = [Thread(target=read) for _ in range(3)]
