@@ -26,9 +26,9 @@ def test_the_commands_by_hand_do_what_the_readme_says() -> None:
     assert serve.startswith("mdev-user serve mtty &")
     with RunningDaemon("mtty") as daemon:
         # The run directory and the command's place are the machine's; everything else is as it stands.
-        script = "\n".join(commands).replace("/run/mdev-user", str(daemon.run_dir.path))
-        script = f'mdev-user() {{ c=$1; shift; "{sys.executable}" -m mdev_user "$c" --run-dir "{daemon.run_dir.path}" "$@"; }}\n{script}'
-        # A shell function's name may have a hyphen in bash, not in every sh.
+        run_dir = str(daemon.run_dir.path)
+        command = f'mdev-user() {{ c=$1; shift; "{sys.executable}" -m mdev_user "$c" --run-dir "{run_dir}" "$@"; }}'
+        script = "\n".join([command, *commands]).replace("/run/mdev-user/", f"{run_dir}/")
         done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()
