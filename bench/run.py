@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +18,7 @@ import lifecycle
 import report
 from programs import CannotMeasure, build
 from rich.console import Console
+from served import memory_folder
 
 from mdev_user import __version__
 
@@ -64,6 +66,8 @@ def _machine() -> dict[str, object]:
         "processor": model[1] if model else platform.machine(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "python_optimised": "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS")),
+        "run_directory": "in memory" if memory_folder() else "on disk",
         "load": round(os.getloadavg()[0], 2),
     }
 

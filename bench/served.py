@@ -14,11 +14,11 @@ from uuid import UUID
 
 from programs import CannotMeasure
 
-from mdev_user.cli.client import Client, NoDaemon
+from mdev_user.daemon.client import Client, NoDaemon
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.sysfs import mountpoint
 
-_PROGRAM = str(Path(sys.executable).with_name("mdev-user"))
+_IN_MEMORY = ("/run", "/dev/shm")
 _START_SECONDS = 30.0
 _END_SECONDS = 20.0
 
@@ -62,8 +62,18 @@ class Daemon:
 @contextmanager
 def served(parents: Sequence[str]) -> Iterator[Daemon]:
     """A daemon with these parents, until the end of the block; then it, its hosts and its mount are gone."""
-    run_dir = Path(tempfile.mkdtemp(prefix="mdev-user-bench-", dir="/tmp"))
-    command = [_PROGRAM, "serve", "--run-dir", str(run_dir), "--log-level", "warning", *parents]
+    run_dir = Path(tempfile.mkdtemp(prefix="mdev-user-bench-", dir=memory_folder() or "/tmp"))
+    command = [
+        sys.executable,
+        "-m",
+        "mdev_user",
+        "serve",
+        "--run-dir",
+        str(run_dir),
+        "--log-level",
+        "warning",
+        *parents,
+    ]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     daemon = Daemon(process.pid, run_dir)
     try:
@@ -71,6 +81,13 @@ def served(parents: Sequence[str]) -> Iterator[Daemon]:
         yield daemon
     finally:
         _end(process, run_dir)
+
+
+def memory_folder() -> str | None:
+    """A folder in memory, as the run directory of a real daemon is; None where there is none to be written to."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    in_memory = {mount[1] for mount in mounts if mount[2] == "tmpfs"}
+    return next((each for each in _IN_MEMORY if each in in_memory and os.access(each, os.W_OK)), None)
 
 
 def pin(pid: int, core: int) -> None:

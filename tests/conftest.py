@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
-from core import core_skip as skip_core
 
+from core import core_skip as skip_core
 from mdev_user.errors import MountError
 from mdev_user.sysfs.mount import check_preconditions
 

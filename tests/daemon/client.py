@@ -1,4 +1,4 @@
-"""A vfio-user client as a program: reads "read REGION OFFSET" and "write REGION OFFSET BYTE" lines until it is killed."""
+"""A vfio-user client as a program: takes the lines "read REGION OFFSET" and "write REGION OFFSET BYTE" until killed."""
 
 import sys
 

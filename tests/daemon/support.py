@@ -1,6 +1,5 @@
 """What tests of a real daemon share: waiting with a deadline, a shell in the tree, and clients in processes."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -47,6 +46,17 @@ def refusal(daemon: RunningDaemon, script: str) -> str:
     done = shell(daemon, script)
     assert done.returncode != 0, f"{script} succeeded"
     return done.stderr.strip().rpartition(": ")[2]
+
+
+def begin_remove(daemon: RunningDaemon, uuid: UUID) -> subprocess.Popen[bytes]:
+    """What a person at a shell does; it blocks for as long as the mdev is in use."""
+    command = f"echo 1 > {daemon.sys}/bus/mdev/devices/{uuid}/remove"
+    return subprocess.Popen(["/bin/sh", "-c", command], stderr=subprocess.DEVNULL)
+
+
+def removing(daemon: RunningDaemon) -> int:
+    """How many removes have begun and not ended."""
+    return sum(each.state == "removing" for each in daemon.control.mdevs())
 
 
 def alive(pid: int) -> bool:
@@ -118,7 +128,7 @@ def client_process(daemon: RunningDaemon, uuid: UUID) -> Iterator[ClientProcess]
 
 
 def open_files(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def resident_kib(pid: int) -> int:

@@ -7,8 +7,18 @@ from time import monotonic, sleep
 from uuid import uuid4
 
 import pytest
-from daemon.support import PARENTS, SECONDS, alive, client_process, eventually, output, processes_of
 
+from daemon.support import (
+    PARENTS,
+    SECONDS,
+    alive,
+    begin_remove,
+    client_process,
+    eventually,
+    output,
+    processes_of,
+    removing,
+)
 from mdev_user.daemon.client import Refused
 from mdev_user.daemon.run_dir import mounts_below
 from mdev_user.daemon.views import ParentView
@@ -140,10 +150,8 @@ def test_calls_into_a_host_that_dies_end_in_enodev() -> None:
     with RunningDaemon("mtty", f"{FAULTY},name=other") as daemon:
         uuid = daemon.create("faulty-device")
         with daemon.guest(uuid):
-            import subprocess
-
-            remover = subprocess.Popen(["/bin/bash", "-c", f"echo 1 > {daemon.sys}/bus/mdev/devices/{uuid}/remove"])
-            eventually(lambda: daemon.control.mdev(uuid).state == "removing", "the remove has begun")
+            remover = begin_remove(daemon, uuid)
+            eventually(lambda: removing(daemon) == 1, "the remove has begun")
             os.kill(daemon.host_pids()["other"], signal.SIGKILL)
             assert remover.wait(SECONDS) == 0  # removed it is
         eventually(lambda: daemon.control.mdevs() == [], "the mdev is gone")
@@ -194,7 +202,6 @@ def test_a_host_that_dies_again_and_again_is_started_ever_more_rarely(tmp_path: 
         attempts = len(marker.read_text().splitlines())
         assert 2 <= attempts <= 5
         assert shown.state == "restarting"
-        assert "starting again failed" in shown.reason
         assert "exited with status 4" in shown.reason
         assert "mtty" in daemon.host_pids()
         marker.unlink()
@@ -278,18 +285,11 @@ def test_a_second_daemon_does_not_touch_the_firsts_run_directory() -> None:
 @pytest.mark.fuse
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_cleanly_while_removes_are_blocked_and_clients_connected(number: signal.Signals) -> None:
-    import subprocess
-
     with RunningDaemon(*TWO) as daemon:
         mdevs = [daemon.create("mtty-1", parent=each) for each in ("one", "two") for _ in range(3)]
         guests = [daemon.guest(each) for each in mdevs]
-        removers = [
-            subprocess.Popen(
-                ["/bin/sh", "-c", f"echo 1 > {daemon.sys}/bus/mdev/devices/{each}/remove"], stderr=subprocess.DEVNULL
-            )
-            for each in mdevs[:3]
-        ]
-        eventually(lambda: sum(each.state == "removing" for each in daemon.control.mdevs()) == 3, "removes have begun")
+        removers = [begin_remove(daemon, each) for each in mdevs[:3]]
+        eventually(lambda: removing(daemon) == 3, "removes have begun")
         began = monotonic()
         assert daemon.stop(number) == 0
         assert monotonic() - began < 5
@@ -337,5 +337,3 @@ def test_the_end_of_a_whole_process_group_is_clean_too() -> None:
             os.kill(pid, signal.SIGTERM)
         assert daemon.stop() == 0
         nothing_is_left(daemon)
-
-

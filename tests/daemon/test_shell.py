@@ -6,8 +6,8 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from daemon.support import output, refusal, shell
 
+from daemon.support import output, refusal, shell
 from mdev_user.testing.daemon import RunningDaemon
 
 pytestmark = pytest.mark.fuse

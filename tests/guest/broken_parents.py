@@ -67,6 +67,7 @@ class Crossed(Mtty):
     @override
     def create(self, mdev: Mdev) -> MttyDevice:
         device = super().create(mdev)
-        device._ports = tuple(_CrossedUart(each._send, self._uarts) for each in device._ports)
-        self._uarts += device._ports
+        uarts = [_CrossedUart(each._send, self._uarts) for each in device._ports]
+        device._ports = tuple(uarts)
+        self._uarts += uarts
         return device

@@ -38,7 +38,8 @@ from mdev_user.driver import (
 )
 
 _IDENTITY = PciId(vendor=0x4348, device=0x3253, class_code=0x070002, revision=0x10)
-_PORT = BarRegion(IoBar(8))
+_REGISTERS = 8
+_PORT = BarRegion(IoBar(_REGISTERS))
 _FIFO = 16
 _TRIGGERS = (1, 4, 8, 14)
 _LINE_TIME = _FIFO * 10 / 115200
@@ -193,33 +194,33 @@ class MttyDevice(DeviceOps):
 
     @override
     def read(self, region: int, offset: int, count: int) -> bytes:
-        if region == Region.CONFIG:
+        # A guest waits for every access: what a register needs stands here, what anything else needs is called.
+        if region >= len(self._ports) or offset >= _REGISTERS:
+            _check_config(region, offset)
             return self._function.read_config(offset, count)
-        port = self._port(region, offset)
+        port = self._ports[region]
         value = port.readers[offset]()
-        self._settle(region, port)
+        if (port.cause() != _IIR_NONE) is not self._raised[region]:
+            self._settle(region, port)
         # The registers are a byte wide; a wider access is one to the register where it begins.
         return value.to_bytes(count, "little")
 
     @override
     def write(self, region: int, offset: int, data: bytes) -> None:
-        if region == Region.CONFIG:
+        if region >= len(self._ports) or offset >= _REGISTERS:
+            _check_config(region, offset)
             self._function.write_config(offset, data)
             return
-        port = self._port(region, offset)
+        port = self._ports[region]
         port.writers[offset](data[0])
-        self._settle(region, port)
+        if (port.cause() != _IIR_NONE) is not self._raised[region]:
+            self._settle(region, port)
 
     @override
     def ioctl(self, request: Request) -> Reply:
         if isinstance(request, Reset):
             self._reset_ports()
         return self._function.ioctl(request)
-
-    def _port(self, region: int, offset: int) -> Uart:
-        if region >= len(self._ports) or offset >= 8:
-            raise OutOfRange(f"region {region} offset {offset:#x}: expected a register of {len(self._ports)} ports")
-        return self._ports[region]
 
     def _settle(self, region: int, port: Uart) -> None:
         wanted = port.cause() != _IIR_NONE
@@ -250,6 +251,11 @@ class MttyDevice(DeviceOps):
             port.reset()
             self._raised[region] = False
             self._function.interrupts.lower_level(region)
+
+
+def _check_config(region: int, offset: int) -> None:
+    if region != Region.CONFIG:
+        raise OutOfRange(f"region {region} offset {offset:#x}: expected the config space, or a register of a port")
 
 
 class Mtty(MdevParentOps):

@@ -24,7 +24,7 @@ BOOT_SECONDS = 120.0  # 6 s alone on one of our cores; a loaded CI machine is fa
 DEFAULT_MEMORY = 128 * MiB
 
 # What the kernel need not do: probe the timers it has been told of, test its ciphers, gather entropy for nobody.
-_KERNEL_COMMAND_LINE = (
+KERNEL_COMMAND_LINE = (
     "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check random.trust_cpu=on "
     "cryptomgr.notests initcall_blacklist=jent_mod_init"
 )
@@ -144,6 +144,20 @@ class Guest:
             self._channel.run("poweroff -f", seconds)
         self.wait(seconds)
 
+    def reset(self, seconds: float = BOOT_SECONDS) -> None:
+        """Press the machine's reset button, and wait until the guest, booted anew, takes commands.
+
+        Raises:
+            GuestFailed: as ``boot`` does.
+        """
+        self._running()
+        # A reset ends QEMU otherwise (-no-reboot), which is right for a kernel that panics.
+        self.qmp.execute("set-action", {"reboot": "reset"})
+        self.qmp.execute("system_reset")
+        self._booted = False
+        self.boot(seconds)
+        self.qmp.execute("set-action", {"reboot": "shutdown"})
+
     def kill(self) -> None:
         """End QEMU at once (SIGKILL); a no-op when it has ended."""
         if self._process is None:
@@ -209,7 +223,7 @@ class Guest:
             *_MACHINE,
             *memory_arguments(self._memory),
             *("-kernel", str(self._rig.kernel), "-initrd", f"/proc/self/fd/{image_fd}"),
-            *("-append", _KERNEL_COMMAND_LINE),
+            *("-append", KERNEL_COMMAND_LINE),
             *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
             *("-chardev", f"socket,id=commands,fd={command_fd}", "-serial", "chardev:commands"),
             *("-chardev", f"socket,id=qmp,fd={qmp_fd}", "-qmp", "chardev:qmp"),

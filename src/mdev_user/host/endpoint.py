@@ -101,7 +101,7 @@ class Endpoint:
         try:
             listener.bind(str(path))
             path.chmod(stat.S_IRUSR | stat.S_IWUSR)
-            listener.listen(2)
+            listener.listen(16)
         except OSError:
             listener.close()
             raise

@@ -102,10 +102,17 @@ def _convert(driver: str, kind: type[MdevParentOps], options: dict[str, str]) ->
         if name not in parameters:
             raise ConfigError(f"{driver} has no option {name}; it has: {', '.join(parameters) or 'none'}")
         try:
-            converted[name] = msgspec.convert(text, hints.get(name, str), strict=False)
+            converted[name] = msgspec.convert(text, hints.get(name, str), strict=False, dec_hook=_from_text)
         except msgspec.ValidationError as error:
             raise ConfigError(f"{driver}: option {name}={text}: {error}") from None
     missing = [name for name, each in parameters.items() if each.default is each.empty and name not in converted]
     if missing:
         raise ConfigError(f"{driver} needs the option {', '.join(missing)}: {driver},{missing[0]}=VALUE")
     return converted
+
+
+def _from_text(kind: type, text: object) -> object:
+    """What msgspec does not know: a file's path."""
+    if issubclass(kind, Path) and isinstance(text, str):
+        return Path(text)
+    raise TypeError(f"expected a type that has a text form, the driver says {kind.__name__}")

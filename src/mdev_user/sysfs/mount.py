@@ -65,7 +65,7 @@ class Mount:
         _log.info("the sysfs tree is mounted on %s", self._mountpoint)
 
     def unmount(self) -> None:
-        """Take the tree away; requests in progress end in ECONNABORTED. Nothing if not mounted."""
+        """Take the tree away; requests in progress end in ENOTCONN or ECONNABORTED. Nothing if not mounted."""
         thread, self._thread = self._thread, None
         if thread is None:
             return

@@ -34,7 +34,7 @@ def detach_stale(mountpoint: Path) -> bool:
 
 
 def detach(mountpoint: Path) -> None:
-    """Take the mount away, also while it is in use; whoever waits in it gets ECONNABORTED. Nothing if absent."""
+    """Take the mount away, also while it is in use; whoever waits in it gets an error. Nothing if absent."""
     if os.geteuid() == 0:
         _umount(mountpoint)
         return

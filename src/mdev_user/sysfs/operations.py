@@ -116,10 +116,10 @@ class Operations:
     # --- nodes ------------------------------------------------------------------------------------------------
 
     @_answering
-    def getattr(self, path: str | None, _file: FileInfo | None = None) -> dict[str, object]:
+    def getattr(self, path: str | None, file: FileInfo | None = None) -> dict[str, object]:
         """Nine of ten requests are this one, and what is returned costs time by the field: zeros are left out."""
         self._session.keep_thread()
-        node = self._node(path)
+        node = self._files[file.fh].attribute if path is None and file is not None else self._node(path)
         fields: dict[str, object] = {"st_mode": node.kind | node.mode, "st_ino": node.st_ino, "st_nlink": node.nlink}
         if node.size:
             fields["st_size"] = node.size

@@ -18,9 +18,8 @@ import tempfile
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
+from typing import Self
 from uuid import UUID, uuid4
-
-from typing_extensions import Self
 
 from mdev_user.daemon.client import Client as ControlClient
 from mdev_user.daemon.run_dir import RunDir, mounts_below
@@ -50,7 +49,7 @@ class RunningDaemon:
         ``preamble`` is Python that the front runs first: how a test takes away what a machine may lack.
         """
         # Not the test's own folder: a socket's path has at most 107 bytes.
-        self.folder = Path(tempfile.mkdtemp(prefix="mdev-", dir="/tmp"))  # noqa: S108 - short, and made with mode 0700
+        self.folder = Path(tempfile.mkdtemp(prefix="mdev-", dir="/tmp"))
         self.folder.chmod(0o711)
         self.run_dir = RunDir(self.folder / "run")
         self.sys = self.run_dir.sys

@@ -13,9 +13,8 @@ import shutil
 import tempfile
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 from uuid import UUID, uuid4
-
-from typing_extensions import Self
 
 from mdev_user.host.endpoint import SOCKET_NAME, Endpoint, Endpoints
 from mdev_user.mdev.bus import Bus

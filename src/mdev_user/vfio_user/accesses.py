@@ -1,9 +1,9 @@
 """Region reads and writes: performing one, and the loop that answers plain ones.
 
 A guest's processor waits for every access, so the loop does what an access needs and no more: one receive, one
-unpack, the driver's method, one send. It is one long function on purpose: a call costs as much as a register, and
-``with`` on a lock twice what acquire and release do. Whatever is not one whole, single, valid access without file
-descriptors is left to `Connection` and `Accesses.read` and `write`, which answer the same bytes: a test drives both.
+unpack, the driver's method, one send; and it locks by acquire and release, since ``with`` on a lock costs twice that.
+Whatever is not one whole, single, valid access without file descriptors is left to `Connection`; since both ways
+perform an access with the same `Accesses.read` and `write`, they cannot differ in what it does.
 """
 
 import socket
@@ -33,7 +33,6 @@ _READ_HEAD = _head_of(_READ, _HEAD, COMMAND)
 _WRITE_HEADS = [_head_of(_WRITE, _HEAD + size, COMMAND) for size in range(_REGISTER + 1)]
 _data_of = [Struct(f"{size}s").unpack_from for size in range(_REGISTER + 1)]
 _pack = ACCESS_MESSAGE.pack
-_DONT_WAIT = int(socket.MSG_DONTWAIT)
 _TRUNCATED = int(socket.MSG_CTRUNC)
 
 Received = tuple[int, Ancillary, int]
@@ -82,12 +81,11 @@ class Accesses:
             self._slow("write", region, offset, elapsed)
         return reply
 
-    def serve(self, sock: socket.socket, buffer: bytearray) -> Received:  # noqa: C901, PLR0912, PLR0915 - see above
+    def serve(self, sock: socket.socket, buffer: bytearray) -> Received:  # noqa: PLR0912 - one way out per reason
         """Answer plain accesses until something else is received into ``buffer``. OSError when the peer is gone."""
-        receive, send, unpack, buffers = sock.recvmsg_into, sock.send, _REQUEST.unpack_from, [buffer]
-        acquire, release, clock = self._acquire, self._release, perf_counter_ns
-        device, counters = self._device, self._counters
-        waiting, drain = self._outgoing.waiting, self._outgoing.drain
+        receive, unpack, buffers = sock.recvmsg_into, _REQUEST.unpack_from, [buffer]
+        read, write, acquire, release = self.read, self.write, self._acquire, self._release
+        send, waiting, drain = self._outgoing.send, self._outgoing.waiting, self._outgoing.drain
         while True:
             size, ancillary, flags, _ = receive(buffers, ANCILLARY_SIZE, RECEIVE_FLAGS)
             if size < _HEAD or ancillary or flags & _TRUNCATED:
@@ -95,36 +93,21 @@ class Accesses:
             identity, head, offset, region, count = unpack(buffer)
             if offset >= _FAR or not 0 < count <= LARGEST_DATA:
                 return size, ancillary, flags
-            reading = head == _READ_HEAD and size == _HEAD
-            if not reading and not (count <= _REGISTER and head == _WRITE_HEADS[count] and size == _HEAD + count):
+            if head == _READ_HEAD and size == _HEAD:
+                acquire()
+                try:
+                    send(read(identity, offset, region, count))
+                finally:
+                    release()
+            elif count <= _REGISTER and head == _WRITE_HEADS[count] and size == _HEAD + count:
+                data = _data_of[count](buffer, _HEAD)[0]
+                acquire()
+                try:
+                    send(write(identity, offset, region, data))
+                finally:
+                    release()
+            else:
                 return size, ancillary, flags
-            acquire()
-            try:
-                started = clock()
-                try:
-                    if reading:
-                        data = device.read(region, offset, count)
-                        if len(data) != count:
-                            raise wrong_length(region, offset, count, data)
-                        counters.reads += 1
-                        reply = _pack(identity, _READ, _HEAD + count, REPLY, 0, offset, region, count) + data
-                    else:
-                        device.write(region, offset, _data_of[count](buffer, _HEAD)[0])
-                        counters.writes += 1
-                        reply = _pack(identity, _WRITE, _HEAD, REPLY, 0, offset, region, count)
-                except Exception as error:  # noqa: BLE001 - refused() raises on what is not the guest's fault
-                    reply = refused(counters, identity, _READ if reading else _WRITE, error)
-                elapsed = clock() - started
-                if elapsed > SLOW_STEP_NS:
-                    self._slow("read" if reading else "write", region, offset, elapsed)
-                try:
-                    sent = 0 if waiting else send(reply, _DONT_WAIT)
-                except BlockingIOError:
-                    sent = 0
-                if sent != len(reply):
-                    waiting.append((memoryview(reply)[sent:], ()))
-            finally:
-                release()
             if waiting:
                 drain()
 

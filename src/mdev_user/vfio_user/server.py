@@ -30,6 +30,9 @@ from mdev_user.vfio_user.transport import ANCILLARY_SIZE, RECEIVE_FLAGS, close_f
 _BUFFER_SIZE = 64 << 10
 """Bytes of one receive; a longer message takes several."""
 
+Reply = tuple[bytes, tuple[int, ...]]
+"""A message, empty for none, and the fds that travel with it."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -128,42 +131,41 @@ class Session:
             if event is None:
                 return False
             try:
-                self._handle(event)
+                reply, fds = self._reply_to(event)
             finally:
                 close_fds(event.fds.take())
+            if fds:
+                self._outgoing.send_with(reply, fds)
+            elif reply:
+                self._outgoing.send(reply)
         if self._outgoing.waiting:
             self._outgoing.drain()
         return True
 
-    def _handle(self, event: Event) -> None:
+    def _reply_to(self, event: Event) -> Reply:
         match event:
             case Asked():
-                self._asked(event)
+                reply, fds = self._asked(event)
+                return (b"", ()) if event.no_reply else (reply, fds)
             case Answered():
                 self._answered(event)
+                return b"", ()
             case Negotiated():
-                self._outgoing.send(event.reply)
+                return event.reply, ()
             case Refused():
                 self._device.counters.guest_error(event.error)
-                self._outgoing.send(event.reply)
+                return event.reply, ()
 
-    def _asked(self, event: Asked) -> None:
-        fds: tuple[int, ...] = ()
+    def _asked(self, event: Asked) -> Reply:
         match event.request:
             case RegionRead(offset, region, count):
-                reply = self._accesses.read(event.id, offset, region, count)
+                return self._accesses.read(event.id, offset, region, count), ()
             case RegionWrite(offset, region, data):
-                reply = self._accesses.write(event.id, offset, region, data)
+                return self._accesses.write(event.id, offset, region, data), ()
             case _:
-                reply, fds = self._perform(event)
-        if event.no_reply:
-            return
-        if fds:
-            self._outgoing.send_with(reply, fds)
-        else:
-            self._outgoing.send(reply)
+                return self._perform(event)
 
-    def _perform(self, event: Asked) -> tuple[bytes, tuple[int, ...]]:
+    def _perform(self, event: Asked) -> Reply:
         started = perf_counter_ns()
         fds: tuple[int, ...] = ()
         try:

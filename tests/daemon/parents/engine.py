@@ -124,7 +124,7 @@ class Engine(DeviceOps):
         sys.exit("a job that leaves")
 
     async def _slow(self) -> None:
-        time.sleep(self._get(MILLISECONDS) / 1000)
+        time.sleep(self._get(MILLISECONDS) / 1000)  # noqa: ASYNC251 - that it blocks is the point
         self._finish(DONE)
 
     async def _nonsense(self) -> None:

@@ -84,7 +84,13 @@ class Faulty(MdevParentOps):
     """The parent. Each option is a text, so that a test says what goes wrong on the command line."""
 
     driver_name = "faulty"
-    types: ClassVar = (MdevType("device"), MdevType(OPEN_BUG), MdevType("createbug"), MdevType("exit"), MdevType("full"))
+    types: ClassVar = (
+        MdevType("device"),
+        MdevType(OPEN_BUG),
+        MdevType("createbug"),
+        MdevType("exit"),
+        MdevType("full"),
+    )
     attributes: ClassVar = tuple(
         MdevAttribute("vendor", each, writable=True) for each in ("bug", "bytes", "large", "exit", "good")
     )

@@ -19,21 +19,21 @@ def no_device(patch: Patch, tmp_path: Path) -> None:
 
 
 def no_access(patch: Patch, tmp_path: Path) -> None:
-    patch.setattr(mount.os, "access", lambda _path, _mode: False)
+    patch.setattr("os.access", lambda _path, _mode: False)
 
 
 def no_library(patch: Patch, tmp_path: Path) -> None:
-    patch.setattr(mount.ctypes.util, "find_library", lambda _name: None)
+    patch.setattr("ctypes.util.find_library", lambda _name: None)
 
 
 def no_fusermount(patch: Patch, tmp_path: Path) -> None:
-    patch.setattr(mount.os, "geteuid", lambda: 1000)
-    patch.setattr(mount.shutil, "which", lambda _name: None)
+    patch.setattr("os.geteuid", lambda: 1000)
+    patch.setattr("shutil.which", lambda _name: None)
 
 
 def no_others(patch: Patch, tmp_path: Path) -> None:
-    patch.setattr(mount.os, "geteuid", lambda: 1000)
-    patch.setattr(mount.shutil, "which", lambda name: f"/usr/bin/{name}")
+    patch.setattr("os.geteuid", lambda: 1000)
+    patch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     patch.setattr(mount, "_FUSE_CONF", tmp_path / "fuse.conf")
     (tmp_path / "fuse.conf").write_text("# user_allow_other\n#user_allow_other\n")
 
@@ -43,7 +43,7 @@ def everything(monkeypatch: Patch, tmp_path: Path) -> None:
     """As on a machine that has it all, whatever this one has."""
     (tmp_path / "fuse").touch()
     monkeypatch.setattr(mount, "_DEVICE", tmp_path / "fuse")
-    monkeypatch.setattr(mount.ctypes.util, "find_library", lambda _name: "libfuse3.so.3")
+    monkeypatch.setattr("ctypes.util.find_library", lambda _name: "libfuse3.so.3")
 
 
 @pytest.mark.usefixtures("everything")

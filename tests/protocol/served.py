@@ -1,0 +1,209 @@
+"""A device served to a test over a socketpair, and the wire at its other end: raw messages, sent and received."""
+
+import mmap
+import os
+import socket
+import struct
+import threading
+from array import array
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import NamedTuple, Self
+from uuid import UUID
+
+from mdev_user.vfio.device import VfioDevice
+from mdev_user.vfio.dma import DmaRead, DmaWrite
+from mdev_user.vfio.ops import DeviceOps
+from mdev_user.vfio.requests import REGION_SHIFT
+from mdev_user.vfio_user.commands import Role
+from mdev_user.vfio_user.connection import Connection
+from mdev_user.vfio_user.framing import ERROR, HEADER, Command, Header, command_message
+from mdev_user.vfio_user.guest_memory import GuestMemory
+from mdev_user.vfio_user.server import Session
+from protocol.device import TestDevice
+
+PATIENCE = 20.0
+"""Seconds after which a test that waits gives up."""
+
+
+class RegionFile:
+    """The sealed file of the mappable regions, as a host makes it."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("regions", os.MFD_CLOEXEC)
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def view(self, index: int, size: int) -> memoryview:
+        end = (index << REGION_SHIFT) + size
+        if os.fstat(self.fd).st_size < end:
+            os.ftruncate(self.fd, end)
+        if index not in self._maps:
+            self._maps[index] = mmap.mmap(self.fd, size, offset=index << REGION_SHIFT)
+        return memoryview(self._maps[index])
+
+    def close(self) -> None:
+        os.close(self.fd)
+        self._maps.clear()
+
+
+class Jobs:
+    """Runs coroutines whose DMA goes by the session's messages; all of it under the step lock."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+        self.outcomes: deque[object] = deque()
+        self.cancelled = 0
+
+    def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
+        self._advance(work, None)
+
+    def cancel_all(self) -> None:
+        self.cancelled += 1
+
+    def _advance(self, work: Coroutine[object, bytes, None], outcome: bytes | Exception | None) -> None:
+        assert self.session is not None
+        try:
+            request = _resume(work, outcome)
+        except StopIteration:
+            return
+        if isinstance(request, DmaRead):
+            self.session.send_dma_read(request.iova, request.length, lambda result: self._advance(work, result))
+        elif isinstance(request, DmaWrite):
+            self.session.send_dma_write(request.iova, request.data, lambda result: self._advance(work, result))
+
+
+def _resume(work: Coroutine[object, bytes, None], outcome: bytes | Exception | None) -> object:
+    if isinstance(outcome, Exception):
+        return work.throw(outcome)
+    return work.send(outcome)  # type: ignore[arg-type]  # None starts a coroutine
+
+
+class Watcher:
+    """Calls back when the test says so."""
+
+    def __init__(self) -> None:
+        self.callbacks: dict[int, Callable[[], None]] = {}
+
+    def add(self, fd: int, signalled: Callable[[], None]) -> None:
+        self.callbacks[fd] = signalled
+
+    def remove(self, fd: int) -> None:
+        del self.callbacks[fd]
+
+
+class Served:
+    """A device open behind one end of a socketpair, with a session in a thread; ``socket`` is the client's end."""
+
+    def __init__(self, ops: DeviceOps | None = None) -> None:
+        self.ops = ops or TestDevice()
+        self.device = VfioDevice(UUID(int=1), "test/type", self.ops)
+        self.step_lock = threading.Lock()
+        self.memory = GuestMemory()
+        self.watcher = Watcher()
+        self.jobs = Jobs()
+        self.region_file = RegionFile()
+        self.socket, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(PATIENCE)
+        self.session = Session(server_end, self.device, self.step_lock, self.memory, self.watcher)
+        self.jobs.session = self.session
+        self.device.open(self.jobs, self.region_file)
+        self.thread = threading.Thread(target=self._run, name="session")
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.session.run()
+        finally:
+            with self.step_lock:
+                self.device.close()
+
+    def ended(self) -> str:
+        """Why the session ended; it must end by itself."""
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive(), "the session is still running"
+        return self.session.reason
+
+    def close(self) -> None:
+        self.socket.close()
+        self.session.close()
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive(), "the session did not end"
+        self.region_file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+class Answer(NamedTuple):
+    """A message that the wire received."""
+
+    header: Header
+    payload: bytes
+    fds: tuple[int, ...]
+
+    @property
+    def errno(self) -> int:
+        """0 for a reply that is no error."""
+        return self.header.errno if self.header.flags & ERROR else 0
+
+
+class Wire:
+    """Raw messages over a socket: nothing checks what is sent."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        if not data:
+            return
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+        sent = self.socket.sendmsg([data], rights)
+        if sent != len(data):  # or the server may have closed already, as it should
+            self.socket.sendall(data[sent:])
+
+    def receive(self) -> Answer:
+        """The next message. EOFError when the other end is closed."""
+        data, fds = b"", array("i")
+        wanted = HEADER.size
+        while len(data) < wanted:
+            part, ancillary, _flags, _ = self.socket.recvmsg(wanted - len(data), socket.CMSG_SPACE(256))
+            for _level, _kind, numbers in ancillary:
+                fds.frombytes(numbers)
+            if not part:
+                raise EOFError(f"closed after {len(data)} bytes")
+            data += part
+            if len(data) == HEADER.size:
+                wanted = Header.decode(data).size
+        return Answer(Header.decode(data), data[HEADER.size :], tuple(fds))
+
+    def ask(self, command: int, payload: bytes = b"", fds: Sequence[int] = (), identity: int = 7) -> Answer:
+        self.send(command_message(identity, command, payload), fds)
+        answer = self.receive()
+        assert (answer.header.id, answer.header.command) == (identity, command)
+        return answer
+
+    def hello(self) -> Answer:
+        self.send(Connection(Role.CLIENT).hello())
+        return self.receive()
+
+    def works(self) -> bool:
+        """Whether a valid request is answered properly, whatever came before it."""
+        answer = self.ask(Command.REGION_READ, struct.pack("=QII", 0x10, 7, 4), identity=0xBEEF)
+        return not answer.errno and answer.payload[16:] == bytes(range(0x10, 0x14))
+
+    def closed(self) -> bool:
+        """Whether the server has closed: everything it still says is read first."""
+        try:
+            while True:
+                os.sched_yield()
+                for fd in self.receive().fds:
+                    os.close(fd)
+        except (EOFError, ConnectionResetError):
+            return True
+
+
+def open_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are all that is wanted

@@ -1,0 +1,91 @@
+"""The file of an open mdev's mappable regions: sealed, sparse, and new for each user."""
+
+import fcntl
+import mmap
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from mdev_user.errors import DriverError
+from mdev_user.host.region_file import RegionFile
+from mdev_user.units import MiB
+from mdev_user.vfio.requests import REGION_SHIFT
+
+
+@pytest.fixture
+def file() -> Iterator[RegionFile]:
+    file = RegionFile("test")
+    yield file
+    file.close()
+
+
+def test_nothing_exists_until_it_is_needed(file: RegionFile) -> None:
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are enough
+    RegionFile("unused").close()
+    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - names are enough
+    assert file.fd == file.fd
+
+
+def test_a_region_lies_at_its_index_and_both_sides_see_the_same_bytes(file: RegionFile) -> None:
+    view = file.view(2, 2 * MiB)
+    view[5] = 0x5A
+    with mmap.mmap(file.fd, 2 * MiB, offset=2 << REGION_SHIFT) as guest:
+        assert guest[5] == 0x5A
+        guest[6] = 0xA5
+    assert view[6] == 0xA5
+    assert file.view(2, 2 * MiB)[6] == 0xA5
+    assert file.view(0, 4096)[5] == 0
+
+
+def test_terabytes_of_regions_cost_only_the_touched_pages(file: RegionFile) -> None:
+    for index in range(9):
+        file.view(index, MiB)[0] = 1
+    status = os.fstat(file.fd)
+    assert status.st_size == 10 << REGION_SHIFT
+    # One page each; where the kernel gives shmem huge pages, one of these.
+    assert status.st_blocks * 512 <= 9 * 2 * MiB
+
+
+@pytest.mark.parametrize("size", [0, 4096, (10 << REGION_SHIFT) + 4096])
+def test_nobody_who_has_the_file_can_change_its_size(file: RegionFile, size: int) -> None:
+    with pytest.raises(PermissionError):
+        os.ftruncate(file.fd, size)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(file.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+
+
+def test_an_unsealed_file_could_be_shrunk() -> None:
+    """The negative control of the test above."""
+    fd = os.memfd_create("unsealed", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, 8192)
+    os.ftruncate(fd, 4096)
+    os.close(fd)
+
+
+def test_the_next_user_gets_zeros_and_another_file() -> None:
+    first = RegionFile("mdev")
+    first.view(0, 4096)[:4] = b"data"
+    identity = os.fstat(first.fd).st_ino
+    kept = os.dup(first.fd)  # a guest that keeps the fd
+    first.close()
+    second = RegionFile("mdev")
+    assert bytes(second.view(0, 4096)[:4]) == bytes(4)
+    assert os.fstat(second.fd).st_ino != identity
+    second.close()
+    os.close(kept)
+
+
+def test_a_view_that_a_driver_keeps_does_not_keep_the_fd(file: RegionFile) -> None:
+    view = file.view(0, 4096)
+    fd = file.fd
+    file.close()
+    view[0] = 1  # harmless
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+@pytest.mark.parametrize("size", [0, -4096, 100, (1 << REGION_SHIFT) + 4096])
+def test_a_region_has_a_size_in_pages(file: RegionFile, size: int) -> None:
+    with pytest.raises(DriverError, match="expected a size in pages"):
+        file.view(0, size)

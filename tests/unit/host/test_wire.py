@@ -1,0 +1,60 @@
+"""What the front and a host say to each other, there and back."""
+
+from typing import get_args
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from mdev_user.host import wire
+from mdev_user.host.wire import Answer, Call, Inspection, Packet, ParentDescription
+from mdev_user.mdev.types import MdevAttribute, MdevType
+
+UUID_ = UUID("11111111-2222-4333-8444-555555555555")
+ATTRIBUTE = MdevAttribute("vendor", "name", writable=True)
+
+CALLS: list[Call] = [
+    wire.Load("mtty", "mtty", {"ports": "24", "text": "ä,="}),
+    wire.Unload("mtty"),
+    wire.Create("mtty", "mtty-1", UUID_),
+    wire.Remove(UUID_),
+    wire.Probe(UUID_),
+    wire.Unprobe(UUID_),
+    wire.GetAvailable("mtty", "mtty-1"),
+    wire.Show(UUID_, ATTRIBUTE),
+    wire.Store(UUID_, ATTRIBUTE, bytes(range(256))),
+    wire.Inspect(UUID_),
+    wire.Disconnect(UUID_),
+]
+VALUES = [
+    None,
+    0,
+    -5,
+    1 << 60,
+    "text\n",
+    ParentDescription("mtty", [MdevType("1", "One", None), MdevType("2", "Two", "of it")], None, [ATTRIBUTE]),
+    ParentDescription("card", [MdevType("x")], 4, []),
+    Inspection(42, 0, "qemu", 1 << 40, "the client went away", {"reads": 1 << 50, "slowest_step": "read"}),
+    Inspection(None, 0, "", 0, "", {}),
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: type(call).__name__)
+def test_a_call_survives_the_wire(call: Call) -> None:
+    data = msgspec.msgpack.encode(Packet(7, call))
+    assert msgspec.msgpack.decode(data, type=Packet) == Packet(7, call)
+
+
+def test_every_call_is_tried_here() -> None:
+    assert {type(each) for each in CALLS} == set(get_args(Call))
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_an_answer_survives_the_wire(value: ParentDescription | Inspection | int | str | None) -> None:
+    answer = Answer(9, value)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(answer), type=Answer) == answer
+
+
+def test_a_failure_survives_the_wire() -> None:
+    answer = Answer(9, errno=28, message="full", kind="NoSpace")
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(answer), type=Answer) == answer
