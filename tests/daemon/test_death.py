@@ -146,6 +146,26 @@ def test_parents_that_share_a_host_die_together() -> None:
 
 
 @pytest.mark.fuse
+def test_a_host_that_does_not_even_run_delays_no_others() -> None:
+    with RunningDaemon(*TWO) as daemon:
+        stuck = [daemon.create("mtty-1", parent="one") for _ in range(3)]
+        daemon.create("mtty-1", parent="two")
+        pid = daemon.host_pids()["one"]
+        os.kill(pid, signal.SIGSTOP)
+        began = monotonic()
+        assert len(daemon.control.mdevs()) == 4
+        assert len(daemon.control.types()) == 4
+        assert daemon.control.mdev(stuck[0]).state == "active"
+        with pytest.raises(Refused, match=rf"host one \(pid {pid}\) does not answer Inspect.*ETIMEDOUT"):
+            daemon.control.remove(stuck[0], wait=0, force=False)
+        assert output(daemon, "cat class/mdev_bus/two/mdev_supported_types/mtty-1/available_instances") == "23\n"
+        assert monotonic() - began < 5
+        os.kill(pid, signal.SIGCONT)
+        eventually(lambda: daemon.control.types()[0].available_instances == 21, "it answers again")
+        daemon.control.remove(stuck[0], wait=0, force=False)
+
+
+@pytest.mark.fuse
 def test_calls_into_a_host_that_dies_end_in_enodev() -> None:
     with RunningDaemon("mtty", f"{FAULTY},name=other") as daemon:
         uuid = daemon.create("faulty-device")
@@ -249,6 +269,41 @@ def test_after_kill_9_of_the_daemon_the_next_serve_starts_as_if_nothing_had_been
             assert guest.region_read(0, LSR, 1) == b"\x60"
         assert daemon.stop() == 0
         nothing_is_left(daemon)
+
+
+@pytest.mark.fuse
+def test_without_the_clean_up_the_next_serve_would_have_no_tree() -> None:
+    """The negative control of the test above."""
+    preamble = "import mdev_user.sysfs.mountpoint as place; place.detach_stale = lambda mountpoint: False"
+    with RunningDaemon("mtty", preamble=preamble) as daemon:
+        daemon.kill()
+        try:
+            daemon.start()
+        except DaemonFailed:
+            return
+        assert daemon.control.status().sysfs is None
+
+
+IMMORTAL = """
+import ctypes, os, time
+from mdev_user.drivers.mtty import Mtty
+ctypes.CDLL(None).prctl(1, 0)
+os._exit = lambda status: time.sleep(60)
+"""
+
+
+def test_a_host_that_outlives_the_daemon_would_be_seen(tmp_path: Path) -> None:
+    """The negative control of those above: a host without what ends it with the front."""
+    file = tmp_path / "immortal.py"
+    file.write_text(IMMORTAL)
+    with RunningDaemon(f"{file}:Mtty") as daemon:
+        (host,) = daemon.host_pids().values()
+        daemon.kill()
+        sleep(2.5)
+        assert alive(host)
+        assert host in processes_of(daemon)
+        os.kill(host, signal.SIGKILL)
+        eventually(lambda: not alive(host), "it is gone")
 
 
 @pytest.mark.fuse

@@ -1,6 +1,6 @@
 """A parent driver with bugs harms its own mdev at most, and what went wrong can be read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -48,7 +48,7 @@ def neighbour(daemon: RunningDaemon) -> Iterator[Client]:
 def test_a_bug_in_an_access_ends_its_mdevs_connection(daemon: RunningDaemon, neighbour: Client, operation: str) -> None:
     uuid = daemon.create("faulty-device")
     with daemon.guest(uuid) as guest:
-        ways = {
+        ways: dict[str, Callable[[], object]] = {
             "read": lambda: guest.region_read(0, faulty.BUG, 4),
             "write": lambda: guest.region_write(0, faulty.BUG, b"1"),
         }

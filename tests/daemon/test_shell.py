@@ -128,6 +128,24 @@ def test_who_owns_the_mdevs_directory_may_use_its_socket(daemon: RunningDaemon) 
     assert daemon.run_dir.socket(mine).stat().st_uid == 0
 
 
+BROKEN = """
+import mdev_user.sysfs.attributes as a
+from itertools import count
+from uuid import UUID
+numbers = count(1)
+a.parse_uuid = lambda data: UUID(int=next(numbers))
+"""
+
+
+def test_without_its_checks_the_tree_would_take_any_of_them() -> None:
+    """The negative control of the refusals above."""
+    with RunningDaemon("mtty", preamble=BROKEN) as daemon:
+        uuid = uuid4()
+        for text in (str(uuid), str(uuid), str(uuid)[:35]):
+            output(daemon, f"printf %s {text} > {TYPES}/mtty-1/create")
+        assert len(output(daemon, "ls bus/mdev/devices").split()) == 3
+
+
 def test_what_cannot_be_done_says_why_and_changes_nothing(daemon: RunningDaemon) -> None:
     assert refusal(daemon, f"cat {TYPES}/mtty-1/create") == "Permission denied"
     assert refusal(daemon, f"echo {uuid4()} > {TYPES}/mtty-3/create") == "No such file or directory"

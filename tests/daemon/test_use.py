@@ -187,9 +187,12 @@ def test_memory_that_is_not_shared_is_warned_of(daemon: RunningDaemon) -> None:
         assert "512 MiB of the guest's memory is not shared" in daemon.control.mdev(uuid).warnings[0]
 
 
-def test_two_mdevs_of_one_parent_never_see_each_others_bytes(daemon: RunningDaemon) -> None:
+SENT = [bytes((7 * n + 1) % 128 for n in range(2000)), bytes((5 * n + 3) % 128 + 128 for n in range(2000))]
+
+
+def exchange(daemon: RunningDaemon) -> list[bytes]:
+    """Two users of one parent send at the same time; what comes back to each."""
     pair = [daemon.create("mtty-1"), daemon.create("mtty-2")]
-    sent = [bytes((7 * n + 1) % 128 for n in range(2000)), bytes((5 * n + 3) % 128 + 128 for n in range(2000))]
     came: dict[int, bytes] = {}
     together = threading.Barrier(2)
 
@@ -197,7 +200,7 @@ def test_two_mdevs_of_one_parent_never_see_each_others_bytes(daemon: RunningDaem
         together.wait(SECONDS)
         back = bytearray()
         for start in range(0, 2000, 16):
-            for value in sent[number][start : start + 16]:
+            for value in SENT[number][start : start + 16]:
                 guest.region_write(0, DATA, bytes((value,)))
             while guest.region_read(0, LSR, 1)[0] & 1:
                 back += guest.region_read(0, DATA, 1)
@@ -209,7 +212,31 @@ def test_two_mdevs_of_one_parent_never_see_each_others_bytes(daemon: RunningDaem
             each.start()
         for each in threads:
             each.join(SECONDS)
-    assert [came[0], came[1]] == sent
+    return [came[0], came[1]]
+
+
+def test_two_mdevs_of_one_parent_never_see_each_others_bytes(daemon: RunningDaemon) -> None:
+    assert exchange(daemon) == SENT
+
+
+SHARED = """
+from mdev_user.drivers import mtty
+class Shared(mtty.Mtty):
+    driver_name = "mtty"
+    def create(self, mdev):
+        device = super().create(mdev)
+        self.ports = getattr(self, "ports", device._ports)
+        device._ports = self.ports
+        return device
+"""
+
+
+def test_mdevs_that_share_a_port_would_see_each_others_bytes(tmp_path: Path) -> None:
+    """The negative control of the test above."""
+    file = tmp_path / "shared.py"
+    file.write_text(SHARED)
+    with RunningDaemon(f"{file}:Shared") as daemon:
+        assert exchange(daemon) != SENT
 
 
 LEAKY = """

@@ -53,10 +53,10 @@ class Tenant:
     def converse(self, line: str, times: int) -> Exchange:
         return serial.converse(self.guest, self.ports["mtty"][0], line, times)
 
-    def counted_talk(self, line: str, times: int) -> tuple[Exchange, int]:
-        """A conversation, and how many interrupts the device counted in it."""
-        before = self.interrupts()
-        return self.converse(line, times), self.interrupts() - before
+    def counted(self, work: Callable[[], Exchange], parent: str = "mtty") -> tuple[Exchange, int]:
+        """An exchange, and how many interrupts the device counted in it."""
+        before = self.interrupts(parent)
+        return work(), self.interrupts(parent) - before
 
     def interrupts(self, parent: str = "mtty") -> int:
         """How often the device interrupted since its creation, as the daemon counts it."""
@@ -117,18 +117,18 @@ def plugged(daemon: RunningDaemon, guest: Guest, uuid: UUID) -> Iterator[str]:
     assert serial.ports(guest) == before
 
 
-def disagreement(talk: Exchange, device: int, tolerance: float) -> str:
-    """What is wrong with the interrupts of a conversation, of which the device counted ``device``; nothing if right.
+def disagreement(done: Exchange, device: int, tolerance: float) -> str:
+    """What is wrong with the interrupts of an exchange, of which the device counted ``device``; nothing if right.
 
     At least one for a full FIFO, and both counts alike but for a factor of 1 + ``tolerance``. On a machine at rest a
     tenth is enough; on a busy one they differ by a third at times. QEMU asserts a level again at each of the guest's
     accesses while it is up, and the last assertion may come late, when it means nothing but is counted by the guest.
     And one long visit of the guest's driver serves what the device raised meanwhile.
     """
-    if talk.interrupts < len(talk.sent) / 16:
-        return f"{talk.interrupts} interrupts for {len(talk.sent)} bytes"
-    if not device / (1 + tolerance) <= talk.interrupts <= device * (1 + tolerance):
-        return f"the guest counted {talk.interrupts}, the device {device}"
+    if done.interrupts < len(done.sent) / 16:
+        return f"{done.interrupts} interrupts for {len(done.sent)} bytes"
+    if not device / (1 + tolerance) <= done.interrupts <= device * (1 + tolerance):
+        return f"the guest counted {done.interrupts}, the device {device}"
     return ""
 
 

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from guest.scene import DATA_READY, IER, LSR, RBR, THR, Scene, Tenant, at_once, disagreement, eventually, functions
+from guest.scene import DATA_READY, IER, LSR, RBR, THR, Scene, at_once, disagreement, eventually, functions
 from mdev_user.guests import serial
 from mdev_user.guests.console import GuestTimeout
 from mdev_user.guests.serial import Exchange
@@ -37,30 +37,35 @@ def test_the_daemon_tells_who_uses_an_mdev(scene: Scene) -> None:
 
 
 def test_10000_bytes_of_each_come_back_right_at_the_same_time(scene: Scene) -> None:
-    for tenant, pattern, exchange in exchanges(scene, "mtty", SIZE, 20.0):
+    for pattern, (exchange, device) in zip((ONE, TWO), exchanges(scene, "mtty", SIZE, 30.0), strict=True):
         assert foreign(exchange.received, pattern) == b""
         assert exchange.identical
-        (port, *_others) = tenant.ports["mtty"]
-        assert serial.status(tenant.guest, port).received >= SIZE
+        assert disagreement(exchange, device, 1.0) == ""
+    for tenant in scene:
+        assert serial.status(tenant.guest, tenant.ports["mtty"][0]).received >= SIZE
 
 
 def test_mdevs_that_hear_one_another_are_noticed(scene: Scene) -> None:
     """The negative control of the exchange."""
-    results = exchanges(scene, "crossed", 500, 2.0)
-    assert not all(exchange.identical for _tenant, _pattern, exchange in results)
-    assert any(foreign(exchange.received, pattern) for _tenant, pattern, exchange in results)
+    results = [exchange for exchange, _device in exchanges(scene, "crossed", 500, 2.0)]
+    assert not all(each.identical for each in results)
+    assert any(foreign(each.received, pattern) for pattern, each in zip((ONE, TWO), results, strict=True))
 
 
-def exchanges(scene: Scene, parent: str, size: int, seconds: float) -> list[tuple[Tenant, bytes, Exchange]]:
-    pairs = ((scene.one, ONE), (scene.two, TWO))
-    results = at_once(*(partial(tenant.exchange, pattern, size, parent, seconds) for tenant, pattern in pairs))
-    return [(*pair, result) for pair, result in zip(pairs, results, strict=True)]
+def exchanges(scene: Scene, parent: str, size: int, seconds: float) -> list[tuple[Exchange, int]]:
+    """Each guest exchanges its own pattern, both at the same time; with what the devices counted."""
+    works = [
+        partial(tenant.exchange, pattern, size, parent, seconds)
+        for tenant, pattern in zip(scene, (ONE, TWO), strict=True)
+    ]
+    return at_once(*(partial(tenant.counted, work, parent) for tenant, work in zip(scene, works, strict=True)))
 
 
 def test_each_conversation_is_carried_by_interrupts_that_guest_and_device_count_alike(scene: Scene) -> None:
     unlike: list[str] = []
     for _attempt in range(5):  # one of them at a quiet moment
-        talks = at_once(*(partial(each.counted_talk, f"guest {each.guest.pid}", TIMES) for each in scene))
+        works = [partial(each.converse, f"guest {each.guest.pid}", TIMES) for each in scene]
+        talks = at_once(*(partial(each.counted, work) for each, work in zip(scene, works, strict=True)))
         for talk, device in talks:
             assert talk.identical
             assert disagreement(talk, device, 1.0) == ""

@@ -6,11 +6,11 @@ import socket
 import struct
 import threading
 from array import array
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import NamedTuple, Self
 from uuid import UUID
 
+from mdev_user.errors import DmaFault
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaRead, DmaWrite
 from mdev_user.vfio.ops import DeviceOps
@@ -22,7 +22,7 @@ from mdev_user.vfio_user.guest_memory import GuestMemory
 from mdev_user.vfio_user.server import Session
 from protocol.device import TestDevice
 
-PATIENCE = 20.0
+PATIENCE = 10.0
 """Seconds after which a test that waits gives up."""
 
 
@@ -47,25 +47,42 @@ class RegionFile:
 
 
 class Jobs:
-    """Runs coroutines whose DMA goes by the session's messages; all of it under the step lock."""
+    """Runs coroutines whose DMA goes by the session's messages: begun in a thread, as a step, like a host's."""
 
-    def __init__(self) -> None:
+    def __init__(self, step_lock: threading.Lock) -> None:
         self.session: Session | None = None
-        self.outcomes: deque[object] = deque()
         self.cancelled = 0
+        self._step_lock = step_lock
+        self._threads: list[threading.Thread] = []
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
-        self._advance(work, None)
+        thread = threading.Thread(target=self._begin, args=(work,))
+        self._threads.append(thread)
+        thread.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def _begin(self, work: Coroutine[object, bytes, None]) -> None:
+        with self._step_lock:
+            self._advance(work, None)
 
     def cancel_all(self) -> None:
         self.cancelled += 1
 
     def _advance(self, work: Coroutine[object, bytes, None], outcome: bytes | Exception | None) -> None:
-        assert self.session is not None
         try:
             request = _resume(work, outcome)
         except StopIteration:
             return
+        try:
+            self._send(work, request)
+        except DmaFault as error:
+            self._advance(work, error)
+
+    def _send(self, work: Coroutine[object, bytes, None], request: object) -> None:
+        assert self.session is not None
         if isinstance(request, DmaRead):
             self.session.send_dma_read(request.iova, request.length, lambda result: self._advance(work, result))
         elif isinstance(request, DmaWrite):
@@ -100,7 +117,7 @@ class Served:
         self.step_lock = threading.Lock()
         self.memory = GuestMemory()
         self.watcher = Watcher()
-        self.jobs = Jobs()
+        self.jobs = Jobs(self.step_lock)
         self.region_file = RegionFile()
         self.socket, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(PATIENCE)
@@ -128,6 +145,7 @@ class Served:
         self.session.close()
         self.thread.join(PATIENCE)
         assert not self.thread.is_alive(), "the session did not end"
+        self.jobs.join()
         self.region_file.close()
 
     def __enter__(self) -> Self:

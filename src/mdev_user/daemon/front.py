@@ -120,15 +120,15 @@ class Front:
     def _available(self, parent: MdevParent, mdev_type: MdevType) -> int:
         try:
             return self.bus.available(parent, mdev_type)
-        except NoDevice:  # its host has just died; the other parents' types are told all the same
+        except (NoDevice, TimeoutError):  # its host died or is stuck; the others' types are told all the same
             return 0
 
     def mdevs(self) -> list[MdevView]:
-        return [self._view(each, _inspect(each)) for each in self.bus.mdevs()]
+        return [self._view(each, _try_to_inspect(each)) for each in self.bus.mdevs()]
 
     def mdev(self, uuid: UUID) -> MdevDetail:
         mdev = self.bus.mdev(uuid)
-        use = _inspect(mdev)
+        use = _try_to_inspect(mdev)
         shown = asdict(self._view(mdev, use))
         return MdevDetail(
             **shown,
@@ -242,6 +242,14 @@ def _inspect(mdev: Mdev) -> Inspection | None:
     try:
         return ops.inspect(mdev.uuid)
     except NoDevice:
+        return None
+
+
+def _try_to_inspect(mdev: Mdev) -> Inspection | None:
+    """None also where the host is stuck: what the bus knows of the mdev is told all the same."""
+    try:
+        return _inspect(mdev)
+    except TimeoutError:
         return None
 
 

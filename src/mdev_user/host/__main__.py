@@ -5,6 +5,7 @@ It lives as long as its end of the socket pair: when the front is gone, so is th
 
 import ctypes
 import errno
+import gc
 import logging
 import os
 import signal
@@ -93,6 +94,8 @@ def main() -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s host %(process)d: %(message)s")
     channel = socket.socket(fileno=fd)
     service = Service(devices)
+    # A full collection holds up every guest of this host; what is loaded by now will never be garbage (10 ms of it).
+    gc.freeze()
     HostProcess(channel, service).run()
     # Neither a driver that is stuck nor a thread of its own may keep a host alive that nobody talks to.
     ending = Thread(target=service.endpoints.stop, daemon=True)

@@ -1,5 +1,6 @@
 """A host as the front sees it: a process, calls into it, and parents whose operations are such calls."""
 
+import errno
 import logging
 import socket
 import subprocess
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from uuid import UUID
 
@@ -47,6 +48,8 @@ _spawner = ThreadPoolExecutor(1, thread_name_prefix="spawner")
 
 _FAREWELL = 4.0
 """Seconds that a host has to end by itself; then it is killed."""
+_PROMPT = 3.0
+"""Seconds for an answer that needs no waiting for anybody; a host without one is stuck, and told as such."""
 
 
 class RemoteHost:
@@ -60,6 +63,7 @@ class RemoteHost:
         self._lock = Lock()
         self._pending: dict[int, SimpleQueue[Answer | None]] = {}
         self._gone = ""
+        self._silent = False
         self._encoder = msgspec.msgpack.Encoder()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
@@ -70,7 +74,13 @@ class RemoteHost:
         self._reader = Thread(target=self._read, name=f"host {name}", daemon=True)
         self._reader.start()
 
-    def call(self, call: Call) -> ParentDescription | Inspection | int | str | None:
+    def ask(self, call: Call) -> ParentDescription | Inspection | int | str | None:
+        """Like `call`, for what is answered at once: ETIMEDOUT when it is not, and again at once while it is stuck."""
+        if self._silent:
+            raise self._timeout(call)
+        return self.call(call, _PROMPT)
+
+    def call(self, call: Call, seconds: float | None = None) -> ParentDescription | Inspection | int | str | None:
         """Have the host do it, and wait. What it raised is raised here; ENODEV when the host is or dies meanwhile."""
         answers: SimpleQueue[Answer | None] = SimpleQueue()
         number = next(self._numbers)
@@ -83,9 +93,12 @@ class RemoteHost:
             self._pending[number] = answers
         try:
             self._channel.send(data)
-            answer = answers.get()
+            answer = answers.get(timeout=seconds)
         except OSError:
             answer = None
+        except Empty:
+            self._silent = True
+            raise self._timeout(call) from None
         finally:
             self._pending.pop(number, None)
         if answer is None:
@@ -113,6 +126,7 @@ class RemoteHost:
         decoder = msgspec.msgpack.Decoder(Answer)
         while data := self._receive():
             answer = decoder.decode(data)
+            self._silent = False
             answers = self._pending.get(answer.number)
             if answers is not None:
                 answers.put(answer)
@@ -125,6 +139,10 @@ class RemoteHost:
         self._channel.close()
         if not self._stopping:
             self._ended(self, reason)
+
+    def _timeout(self, call: Call) -> TimeoutError:
+        text = f"host {self.name} (pid {self.pid}) does not answer {type(call).__name__}: its driver is stuck"
+        return TimeoutError(errno.ETIMEDOUT, text)
 
     def _wait(self) -> int:
         """A host whose end of the channel is closed has no way back."""
@@ -168,7 +186,7 @@ class RemoteParent(LifecycleOps):
 
     @override
     def get_available(self, mdev_type: MdevType) -> int:
-        available = self.host.call(GetAvailable(self.name, f"{self.driver_name}-{mdev_type.name}"))
+        available = self.host.ask(GetAvailable(self.name, f"{self.driver_name}-{mdev_type.name}"))
         return available if isinstance(available, int) else 0
 
     @override
@@ -183,8 +201,8 @@ class RemoteParent(LifecycleOps):
         self.host.call(Unload(self.name))
 
     def inspect(self, uuid: UUID) -> Inspection | None:
-        """How an mdev is used; None where it has no VFIO device."""
-        inspection = self.host.call(Inspect(uuid))
+        """How an mdev is used; None where it has no VFIO device. ETIMEDOUT when the host is stuck."""
+        inspection = self.host.ask(Inspect(uuid))
         return inspection if isinstance(inspection, Inspection) else None
 
     def disconnect(self, uuid: UUID) -> None:

@@ -11,6 +11,8 @@ from enum import Enum
 from operator import attrgetter, index, truth
 from typing import Generic, TypeVar
 
+from typing_extensions import override
+
 from mdev_user.errors import DriverError
 
 T = TypeVar("T")
@@ -95,6 +97,7 @@ class Ref(Generic[T]):
         """Whether this is one bit of a register, and not a condition of several."""
         return self.width == 1 and self.wanted is None
 
+    @override
     def __str__(self) -> str:
         names = (self.place.bar.__name__ if self.place.bar else "", self.place.path, self.field)
         return ".".join(name for name in names if name)

@@ -29,6 +29,6 @@ def driver_failed(error: Exception) -> DriverFailed:
     return DriverFailed(f"the driver failed: {type(error).__name__}: {error}")
 
 
-def wrong_length(region: int, offset: int, count: int, data: bytes) -> Exception:
-    """A driver's read gave more or fewer bytes than asked for: no guest can be answered with that."""
-    return DriverFailed(f"read of region {region} +{offset:#x}: expected {count} bytes, the driver gave {len(data)}")
+def wrong_length(region: int, offset: int, count: int, data: bytes) -> ValueError:
+    """A driver's read gave more or fewer bytes than asked for: a bug, no guest can be answered with that."""
+    return ValueError(f"read of region {region} +{offset:#x}: expected {count} bytes, the driver gave {len(data)}")

@@ -6,7 +6,6 @@ Registers of BAR0, 32 bits each and 64 where said; a doorbell write names the co
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from typing import ClassVar
 from zlib import crc32
 
 from typing_extensions import override
@@ -144,7 +143,7 @@ class Card(MdevParentOps):
     """The parent: as many engines as are asked for."""
 
     driver_name = "card"
-    types: ClassVar = (MdevType("engine"),)
+    types = (MdevType("engine"),)
     max_instances = 1000
 
     @override

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import ClassVar
 
 from typing_extensions import override
 
@@ -84,14 +83,14 @@ class Faulty(MdevParentOps):
     """The parent. Each option is a text, so that a test says what goes wrong on the command line."""
 
     driver_name = "faulty"
-    types: ClassVar = (
+    types = (
         MdevType("device"),
         MdevType(OPEN_BUG),
         MdevType("createbug"),
         MdevType("exit"),
         MdevType("full"),
     )
-    attributes: ClassVar = tuple(
+    attributes = tuple(
         MdevAttribute("vendor", each, writable=True) for each in ("bug", "bytes", "large", "exit", "good")
     )
 
@@ -137,7 +136,8 @@ class Faulty(MdevParentOps):
                 return "x" * 1_000_000
             case "exit":
                 sys.exit("show leaves")
-        return "good\n"
+            case _:
+                return "good\n"
 
     @override
     def store(self, mdev: Mdev, attribute: MdevAttribute, data: bytes) -> None:

@@ -83,10 +83,10 @@ class RegionMemory:
 class OpenMdev:
     """An open device with its jobs; what a driver raised is in ``failures``."""
 
-    def __init__(self, thread: JobThread) -> None:
+    def __init__(self, thread: JobThread, ops: DeviceOps | None = None) -> None:
         self.lock = Lock()
         self.wire = Wire()
-        self.device = VfioDevice(uuid4(), "test/type", DeviceOps())
+        self.device = VfioDevice(uuid4(), "test/type", ops or DeviceOps())
         self.failures: list[tuple[Exception, str]] = []
         self.jobs = Jobs(
             thread, self.lock, self.device, self.wire, lambda error, name: self.failures.append((error, name))

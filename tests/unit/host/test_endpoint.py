@@ -70,9 +70,11 @@ class Parent(MdevParentOps):
     types = (MdevType("1"),)
     max_instances = 100
 
+    @override
     def create(self, mdev: Mdev) -> Device:
         return Device()
 
+    @override
     def remove(self, mdev: Mdev) -> None:
         """Nothing is held."""
 
