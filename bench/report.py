@@ -48,7 +48,7 @@ _CHOSEN: Mapping[str, Callable[[accesses.Measured], Round]] = {
 
 
 def of_accesses(rounds: Sequence[accesses.Measured], count: int) -> dict[str, object]:
-    """Medians over the rounds, with the quartile-free range of each ratio: smallest and largest."""
+    """Medians over the rounds, with the smallest and the largest."""
     return {
         "rounds": len(rounds),
         "accesses_per_round": count,

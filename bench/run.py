@@ -27,7 +27,7 @@ _RESULTS = Path(__file__).parent / "results"
 
 def main() -> int:
     options = _options()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         result = _measure(options, console)
     except CannotMeasure as error:
@@ -75,8 +75,8 @@ def _machine() -> dict[str, object]:
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parts = ("accesses", "lifecycle")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of accesses (default %(default)s)")
-    parser.add_argument("--accesses", type=int, default=10_000, help="of each kind in a round (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=40, help="rounds of accesses (default %(default)s)")
+    parser.add_argument("--accesses", type=int, default=3000, help="of each kind in a round (default %(default)s)")
     parser.add_argument("--mdevs", type=int, default=1000, help="to create and remove (default %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="of creates and removes (default %(default)s)")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="what to measure (default: all)")

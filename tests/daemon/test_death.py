@@ -285,18 +285,17 @@ def test_without_the_clean_up_the_next_serve_would_have_no_tree() -> None:
 
 
 IMMORTAL = """
-import ctypes, os, time
-from mdev_user.drivers.mtty import Mtty
-ctypes.CDLL(None).prctl(1, 0)
-os._exit = lambda status: time.sleep(60)
+import mdev_user.host.remote as remote
+host = "import os, time, mdev_user.host.__main__ as m; m._end_with_the_front = lambda: None; "
+host += "os._exit = lambda status: time.sleep(60); m.main()"
+spawn = remote._spawn
+remote._spawn = lambda command, fd: spawn([command[0], "-c", host, *command[3:]], fd)
 """
 
 
-def test_a_host_that_outlives_the_daemon_would_be_seen(tmp_path: Path) -> None:
+def test_a_host_that_outlives_the_daemon_would_be_seen() -> None:
     """The negative control of those above: a host without what ends it with the front."""
-    file = tmp_path / "immortal.py"
-    file.write_text(IMMORTAL)
-    with RunningDaemon(f"{file}:Mtty") as daemon:
+    with RunningDaemon("mtty", preamble=IMMORTAL) as daemon:
         (host,) = daemon.host_pids().values()
         daemon.kill()
         sleep(2.5)

@@ -30,22 +30,14 @@ def release(served: Served) -> bool:
 
 def stop_reading(wire: Wire, served: Served) -> int:
     """Ask for more than the socket holds, reading nothing. Returns how many requests were sent."""
-    wire.socket.setblocking(False)
-    message = command_message(1, Command.REGION_READ, READ)
-    sent = bytearray()
-    deadline = time.monotonic() + PATIENCE
+    sent = 0
     while not served.session._outgoing.waiting:
-        assert time.monotonic() < deadline
-        try:
-            part = message[len(sent) % len(message) :]
-            sent += part[: wire.socket.send(part)]
-        except BlockingIOError:
-            time.sleep(0.001)
-    wire.socket.settimeout(PATIENCE)
-    if rest := len(sent) % len(message):
-        wire.socket.sendall(message[rest:])
-        sent += message[rest:]
-    return len(sent) // len(message)
+        wire.send(command_message(1, Command.REGION_READ, READ))
+        sent += 1
+        until(lambda: served.device.counters.reads == sent)  # noqa: B023 - waited for at once
+        with served.step_lock:  # the reply is sent, or waits
+            pass
+    return sent
 
 
 def test_a_client_that_does_not_read_does_not_hold_the_step_lock(wire: Wire, served: Served) -> None:

@@ -188,8 +188,8 @@ def _use(console: Console, client: Client, uuids: list[UUID], pair: list[SerialG
 def _agree(exchange: Exchange, device: int) -> bool:
     """At least one interrupt for a full FIFO, and both sides count in the same order of magnitude.
 
-    Not equal: QEMU asserts a level again at each of the guest's accesses while it is up, and an assertion that comes too
-    late is counted by the guest; a slow guest finds new work before it leaves its interrupt, which the device counts.
+    Not equal: QEMU asserts a level again at each of the guest's accesses while it is up, and an assertion that comes
+    too late is counted by the guest; a slow guest finds new work in its interrupt, which the device counts.
     Idle, both are within a tenth.
     """
     return exchange.interrupts >= len(exchange.sent) / 16 and device / 2 <= exchange.interrupts <= device * 2

@@ -44,7 +44,7 @@ class Field(Generic[T]):
         self._codec: Codec[T] = codec_of(kind)
 
     def __set_name__(self, _owner: type, name: str) -> None:
-        self._name = name
+        self._name = self._name or name
 
     @overload
     def __get__(self, obj: None, owner: "type[Register]") -> Ref[T]: ...

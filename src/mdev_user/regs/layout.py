@@ -32,14 +32,15 @@ class Cover:
                 self.bounds.append(start)
                 self.candidates.append(candidates)
 
-    def pieces(self, start: int, end: int) -> Iterator[tuple[int, int, Candidates]]:
-        """What bytes ``start`` to ``end`` of the bar are: start, end and candidates of each piece, ascending."""
-        at = bisect_right(self.bounds, start) - 1
-        last = len(self.bounds) - 1
-        while start < end:
-            stop = end if at == last else min(end, self.bounds[at + 1])
-            yield start, stop, self.candidates[at]
-            start, at = stop, at + 1
+    def pieces(self, start: int, end: int) -> Iterator[tuple[int, Candidates]]:
+        """What bytes ``start`` to ``end`` are: where each piece starts, ascending, and its candidates."""
+        bounds, candidates = self.bounds, self.candidates
+        at = bisect_right(bounds, start) - 1
+        yield start, candidates[at]
+        at += 1
+        while at < len(bounds) and bounds[at] < end:
+            yield bounds[at], candidates[at]
+            at += 1
 
 
 class Layout:
@@ -120,7 +121,7 @@ def _by_path(slots: Iterable[Slot]) -> dict[str, list[Slot]]:
 
 def _pieces(slots: Iterable[Slot]) -> Iterator[tuple[int, list[Slot]]]:
     """Where the set of registers at a byte changes, and what it is from there on."""
-    waiting = sorted(slots, key=lambda slot: slot.offset, reverse=True)
+    waiting = sorted(slots, key=lambda slot: (slot.offset, slot.index), reverse=True)
     covering: list[Slot] = []
     for start in sorted({0, *(slot.offset for slot in waiting), *(slot.end for slot in waiting)}):
         covering = [slot for slot in covering if slot.end > start]

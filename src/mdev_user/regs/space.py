@@ -1,36 +1,17 @@
 """A register space: one bar in use, as a guest's accesses see it.
 
-The registers' rules and the driver's methods are compiled once per class into tables (`Dispatch`); an access to a whole
-register, or to a half of an eight-byte one, that concerns no method and no bank is one look-up and one expression.
-Everything else goes piece by piece, by the same rules. A register's methods are called after its bytes were stored;
-`Watcher.settle` is called once at the end of an access that may have moved what interrupts depend on.
+A plain access has a row in a table (`Dispatch`); everything else goes register by register, by the same rules. The
+driver's methods are called after the bytes were stored; `Watcher.settle` is called once, at the end of an access that
+may have moved what interrupts depend on.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from mdev_user.errors import GuestError, OutOfRange
-from mdev_user.regs.layout import Candidates, Cover, Layout, selected
+from mdev_user.regs.dispatch import Dispatch, ReadHook, WriteHook, is_missing
+from mdev_user.regs.layout import Cover, selected
 from mdev_user.regs.slots import Slot
-
-
-@dataclass(frozen=True, slots=True)
-class ReadHook:
-    """Bits that are computed when they are read; ``compute`` is given the owner and answers at bit 0."""
-
-    lsb: int
-    mask: int
-    """At the place of the bits."""
-    compute: Callable[[Any], int]  # Any: the owner, of whatever class
-
-
-@dataclass(frozen=True, slots=True)
-class WriteHook:
-    """Told when one of these bits is written; ``call`` is given the owner and the whole register as written."""
-
-    mask: int
-    call: Callable[[Any, int], None]  # Any: the owner, of whatever class
 
 
 class Watcher(Protocol):
@@ -44,82 +25,6 @@ class Watcher(Protocol):
 
     def count_unmodelled(self, offset: int, count: int, *, written: bool) -> None:
         """An access to bytes where nothing is declared, or which are declared as unimplemented."""
-
-
-class Everything:
-    """A container of every register: what is watched where interrupts depend on computed bits."""
-
-    def __contains__(self, _index: object) -> bool:
-        return True
-
-
-_Key = tuple[int, int]
-
-
-class Dispatch:
-    """The tables of a bar class and of the methods that a driver class hung on it."""
-
-    __slots__ = ("exact_reads", "exact_writes", "layout", "plain_reads", "plain_writes", "read_hooks", "write_hooks")
-
-    def __init__(
-        self,
-        layout: Layout,
-        read_hooks: Mapping[int, tuple[ReadHook, ...]] | None = None,
-        write_hooks: Mapping[int, tuple[WriteHook, ...]] | None = None,
-        watched: Container[int] = (),
-    ) -> None:
-        """Hooks by the register's index; ``watched`` are the registers that interrupts depend on."""
-        self.layout = layout
-        self.read_hooks = dict(read_hooks or {})
-        self.write_hooks = dict(write_hooks or {})
-        self.exact_reads = dict(_exact(layout.reads))
-        self.exact_writes = dict(_exact(layout.writes))
-        self.plain_reads = {
-            key: (slot.index, shift, mask & ~slot.masks.hidden >> shift)
-            for slot in _sole(self.exact_reads)
-            if slot.index not in self.read_hooks and not slot.masks.once and not _is_missing(slot)
-            for key, shift, mask in _wholes(slot)
-        }
-        self.plain_writes = {
-            key: _plain_write(slot, shift, mask << shift, settles=slot.index in watched)
-            for slot in _sole(self.exact_writes)
-            if slot.index not in self.write_hooks and not slot.masks.missing
-            for key, shift, mask in _wholes(slot)
-        }
-
-
-def _exact(cover: Cover) -> Iterator[tuple[_Key, Candidates]]:
-    """Offset and size of the registers that share their place with none, or only with others just as large."""
-    for start, candidates in zip(cover.bounds, cover.candidates, strict=True):
-        if not candidates:
-            continue
-        size = candidates[0].size
-        same = all(slot.offset == start and slot.size == size for slot in candidates)
-        pieces = list(cover.pieces(start, start + size))
-        if same and len(pieces) == 1:
-            yield (start, size), candidates
-
-
-def _sole(exact: Mapping[_Key, Candidates]) -> Iterator[Slot]:
-    return (candidates[0] for candidates in exact.values() if len(candidates) == 1 and candidates[0].selected is None)
-
-
-def _wholes(slot: Slot) -> Iterator[tuple[_Key, int, int]]:
-    """The accesses that are worth a row: the whole register, and the halves by which eight bytes are often accessed."""
-    yield (slot.offset, slot.size), 0, slot.full
-    if slot.size == 8:
-        yield (slot.offset, 4), 0, 0xFFFF_FFFF
-        yield (slot.offset + 4, 4), 32, 0xFFFF_FFFF
-
-
-def _is_missing(slot: Slot) -> bool:
-    return slot.masks.missing == slot.full
-
-
-def _plain_write(slot: Slot, shift: int, enable: int, *, settles: bool) -> tuple[int, int, int, int, int, int, bool]:
-    masks = slot.masks
-    store = masks.store & enable
-    return slot.index, shift, ~store, store, masks.clear, masks.put, settles
 
 
 class RegisterSpace:
@@ -155,10 +60,13 @@ class RegisterSpace:
         if plain is None:
             self._write(offset, data)
             return
-        index, shift, keep, store, clear, put, settles = plain
-        given = int.from_bytes(data, "little") << shift
-        values = self.values
-        values[index] = (values[index] & keep | given & store) & ~(given & clear) | given & put
+        index, settles, combine = plain
+        if combine is None:
+            self.values[index] = int.from_bytes(data, "little")
+        else:
+            shift, keep, store, clear, put = combine
+            given = int.from_bytes(data, "little") << shift
+            self.values[index] = (self.values[index] & keep | given & store) & ~(given & clear) | given & put
         if settles:
             self._watcher.settle()
 
@@ -196,7 +104,7 @@ class RegisterSpace:
                 value = value & ~hook.mask | self._computed(hook) << hook.lsb & hook.mask
         if masks.once:
             self.values[index] &= ~(value & masks.once & enable)
-        if _is_missing(slot):
+        if is_missing(slot):
             self._watcher.count_unmodelled(slot.offset, slot.size, written=False)
         return value & ~masks.hidden
 
@@ -245,16 +153,15 @@ class RegisterSpace:
         end = offset + count
         if offset < 0 or end > self._size:
             raise OutOfRange(f"access of {count} bytes at {offset:#x}: the bar has {self._size:#x} bytes")
-        at, current, missing = offset, None, 0
-        for start, stop, candidates in cover.pieces(offset, end):
+        at, current, missing = offset, None, False
+        for start, candidates in cover.pieces(offset, end):
             slot = selected(candidates, self.values)
             if slot is not current:
                 if current is not None:
                     yield at, start, current
                     slot = selected(candidates, self.values)
                 at, current = start, slot
-            if slot is None:
-                missing += stop - start
+            missing |= slot is None
         if current is not None:
             yield at, end, current
         if missing:

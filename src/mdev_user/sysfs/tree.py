@@ -95,14 +95,20 @@ class Attribute(Node, Generic[_S]):
 
 
 class Link(Node):
-    """A symbolic link; ``target`` is relative to the directory it is in."""
+    """A symbolic link, in the directory ``above`` to the node at ``to``, both as paths from the root."""
 
-    __slots__ = ("target",)
+    __slots__ = ("_above", "_to")
     kind = stat.S_IFLNK
 
-    def __init__(self, st_ino: int, owner: Owner, target: str) -> None:
+    def __init__(self, st_ino: int, owner: Owner, above: str, to: str) -> None:
         super().__init__(st_ino, 0o777, owner)
-        self.target = target
+        self._above = above
+        self._to = to
+
+    @property
+    def target(self) -> str:
+        """The text of the link; a create makes a dozen links and most are never read, so it is made when asked for."""
+        return _relative(self._above, self._to)
 
 
 class Directory(Node):
@@ -197,8 +203,7 @@ class Tree:
     def add_link(self, path: str, target: str) -> None:
         """``target`` is the path of a node; the link's text leads there from the directory that it is in."""
         directory, name = self._place(path)
-        text = _relative(path.rpartition("/")[0], target)
-        directory.add(name, Link(next(self._numbers), self._owner, text))
+        directory.add(name, Link(next(self._numbers), self._owner, path.rpartition("/")[0], target))
 
     def remove(self, path: str) -> None:
         """Take a node away with all that is below it; open files of theirs answer ENODEV. Nothing if absent."""

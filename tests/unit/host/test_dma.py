@@ -197,7 +197,7 @@ def test_other_accesses_are_answered_while_a_message_waits_for_its_answer(
         held.set()
         return read(address, count)
 
-    memory.read = slow_read  # type: ignore[method-assign]
+    memory.read = slow_read  # type: ignore[method-assign]  # to see when it is asked
     with guest_of(host, mdev, memory, shared=False) as guest:
         guest.start(CRC, IOVA, 64)
         # The DMA_READ lies in the socket; the client's next request is answered behind it, and both get their own.

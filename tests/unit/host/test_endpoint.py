@@ -195,7 +195,7 @@ def test_a_driver_that_cannot_open_refuses_the_user_and_serves_the_next(host: Lo
     with pytest.raises(ConnectionError):
         host.client(mdev)
     eventually(lambda: "TypeError" in host.endpoint(mdev).last_disconnect)
-    device.open_device = original  # type: ignore[method-assign]
+    device.open_device = original  # type: ignore[method-assign]  # the bug is mended
     with host.client(mdev) as client:
         assert client.region_read(0, 0, 1) == b"\0"
 
