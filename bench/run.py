@@ -5,8 +5,8 @@ import json
 import os
 import platform
 import re
+import signal
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +27,7 @@ _RESULTS = Path(__file__).parent / "results"
 
 def main() -> int:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # end as by Ctrl-C: nothing stays
     console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         result = _measure(options, console)
@@ -66,7 +67,7 @@ def _machine() -> dict[str, object]:
         "processor": model[1] if model else platform.machine(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "python_optimised": "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS")),
+        "python_library": "shared" if "/libpython" in Path("/proc/self/maps").read_text() else "static",
         "run_directory": "in memory" if memory_folder() else "on disk",
         "load": round(os.getloadavg()[0], 2),
     }

@@ -1,0 +1,49 @@
+# ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
+"""What a job awaits: DMA, and time."""
+
+from typing import TYPE_CHECKING
+
+from mdev_user.errors import DmaFault
+from mdev_user.units import MiB
+from mdev_user.vfio.work import Sleep
+
+if TYPE_CHECKING:
+    from mdev_user.driver.device import Device
+
+LARGEST_TRANSFER = 256 * MiB
+"""Bytes of one DMA access, which lie in this process's memory: a length comes from a guest, and so has an end."""
+
+
+async def sleep(seconds: float) -> None:
+    """Go on after ``seconds`` of the host's clock."""
+    await Sleep(seconds)
+
+
+class Dma:
+    """Access to the guest's memory, for jobs. A fault is counted; a driver may catch it and tell its guest."""
+
+    __slots__ = ("_device",)
+
+    def __init__(self, device: "Device") -> None:
+        self._device = device
+
+    async def read(self, address: int, length: int) -> bytes:
+        """``length`` bytes at ``address``. DmaFault unless all of it is mapped for reading, and the function is master."""
+        self._check(address, length)
+        return await self._device.mappings.read(address, length)
+
+    async def write(self, address: int, data: bytes) -> None:
+        """Store ``data`` at ``address``. DmaFault unless all of it is mapped for writing, and the function is master."""
+        self._check(address, len(data))
+        await self._device.mappings.write(address, data)
+
+    def _check(self, address: int, length: int) -> None:
+        if not self._device.is_bus_master:
+            raise self._fault(f"DMA of {length} bytes at {address:#x}: the guest has not enabled bus mastering")
+        if not 0 <= length <= LARGEST_TRANSFER:
+            raise self._fault(f"DMA of {length} bytes at {address:#x}: expected 0 to {LARGEST_TRANSFER}")
+
+    def _fault(self, message: str) -> DmaFault:
+        fault = DmaFault(message)
+        self._device.refuse(fault)
+        return fault

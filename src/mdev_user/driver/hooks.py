@@ -1,0 +1,116 @@
+# ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
+"""Hooks: the methods of a driver that are called when a guest reads or writes a register.
+
+A hook is a `def`: the guest's processor waits for it. Work that takes time, or DMA, is a `job` that it starts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from mdev_user.errors import DriverError
+from mdev_user.regs.dispatch import ReadHook, WriteHook
+from mdev_user.regs.refs import INTEGER, Ref
+from mdev_user.regs.registers import Register
+from mdev_user.regs.slots import Slot
+
+if TYPE_CHECKING:
+    from mdev_user.driver.function import Function
+
+F = TypeVar("F", bound="Function[Any]")  # Any: of whatever profile
+T = TypeVar("T")
+R = TypeVar("R", bound=Register)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a decorator leaves on a method: its own name, and the register it is for."""
+
+    decorator: str
+    target: Ref[Any] | type[Register]  # Any: of whatever type; the decorator's signature has checked it
+
+    @property
+    def place(self) -> Ref[Any]:  # Any: as above
+        """The bits; of a whole register with fields, all of it."""
+        if isinstance(self.target, Ref):
+            return self.target
+        return Ref(self.target._place, 0, 8 * self.target._size, INTEGER)
+
+
+@overload
+def on_write(place: Ref[T]) -> Callable[[Callable[[F, T], None]], Callable[[F, T], None]]: ...
+@overload
+def on_write(place: type[R]) -> Callable[[Callable[[F, R], None]], Callable[[F, R], None]]: ...
+def on_write(place: Ref[T] | type[R]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Call the method when the guest has written any byte of these bits, with their value as it was written.
+
+    Called after the access rules have stored what they let through, and whatever they let through: on an RO register it
+    is a command. Of a register with fields the method gets the register as it was written. Bytes of a register that
+    the access did not write have their stored value, zero where writing stores nothing. Methods of one register are
+    called in the order of their declaration.
+    """
+    return _marked(Mark("on_write", place))
+
+
+def on_write_each(place: Ref[T]) -> Callable[[Callable[[F, int, T], None]], Callable[[F, int, T], None]]:
+    """`on_write` for a register of an array: the method gets the number of the element first."""
+    return _marked(Mark("on_write_each", place))
+
+
+def on_read(place: Ref[T]) -> Callable[[Callable[[F], T]], Callable[[F], T]]:
+    """Let the method compute these bits whenever the guest reads any byte of them. Nothing is stored."""
+    return _marked(Mark("on_read", place))
+
+
+def on_read_each(place: Ref[T]) -> Callable[[Callable[[F, int], T]], Callable[[F, int], T]]:
+    """`on_read` for a register of an array: the method gets the number of the element."""
+    return _marked(Mark("on_read_each", place))
+
+
+_Method = TypeVar("_Method", bound=Callable[..., object])
+
+
+def _marked(mark: Mark) -> Callable[[_Method], _Method]:
+    if not isinstance(mark.target, Ref) and not (isinstance(mark.target, type) and issubclass(mark.target, Register)):
+        raise DriverError(f"@{mark.decorator}: expected a register of a bar, such as Regs.doorbell, given {mark.target!r}")
+
+    def decorate(method: _Method) -> _Method:
+        if iscoroutinefunction(method):
+            raise DriverError(
+                f"{method.__name__}: expected a def for @{mark.decorator}, given an async def; the guest waits for it. "
+                f"Start a @job from it"
+            )
+        vars(method).setdefault("_marks", []).append(mark)
+        return method
+
+    return decorate
+
+
+def marks_of(member: object) -> list[Mark]:
+    """The marks on a member of a class, in the order of the decorators."""
+    marks: list[Mark] = getattr(member, "_marks", [])
+    return marks
+
+
+# Any: a hook is called with its owner, of whatever class.
+Hooked = Callable[..., Any]  # Any: and its value is of the register's type
+
+
+def write_hook(mark: Mark, slot: Slot, method: Hooked) -> WriteHook:
+    """The hook for one register; the value is decoded for the method."""
+    ref, target = mark.place, mark.target
+    if not isinstance(target, Ref):
+        return WriteHook(ref.mask, lambda owner, written: method(owner, target._on([written], 0)))
+    lsb, bits, decode, element = ref.lsb, (1 << ref.width) - 1, ref.decode, slot.element
+    if element is None:
+        return WriteHook(ref.mask, lambda owner, written: method(owner, decode(written >> lsb & bits)))
+    return WriteHook(ref.mask, lambda owner, written: method(owner, element, decode(written >> lsb & bits)))
+
+
+def read_hook(mark: Mark, slot: Slot, method: Hooked) -> ReadHook:
+    """The hook for one register; what the method answers is encoded."""
+    ref, encode, element = mark.place, mark.place.encode, slot.element
+    if element is None:
+        return ReadHook(ref.lsb, ref.mask, lambda owner: encode(method(owner)))
+    return ReadHook(ref.lsb, ref.mask, lambda owner: encode(method(owner, element)))

@@ -1,0 +1,108 @@
+# ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
+"""Interrupts: levels that follow bits of the device, and messages that are sent.
+
+An author never raises or lowers anything: a level is up while its pending bit and its enable bit are set, and that is
+looked at when a step ends, so that a guest never sees an interrupt before the state that it announces.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+
+from mdev_user.driver.members import Member
+from mdev_user.errors import DriverError
+from mdev_user.regs.refs import BIT, Ref
+
+if TYPE_CHECKING:
+    from mdev_user.driver.function import Function
+
+F = TypeVar("F", bound="Function[Any]")  # Any: of whatever profile
+
+
+@dataclass(frozen=True, slots=True)
+class MSI:
+    """``vectors = MSI(4)``: up to 32 vectors by MSI, beside INTx."""
+
+    vectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class MSIX:
+    """``vectors = MSIX(64)``: up to 2048 vectors by MSI-X, beside INTx.
+
+    Their table lies in a BAR of its own: ``bar``, by default the first that is free.
+    """
+
+    vectors: int
+    bar: int | None = None
+
+
+class Pending(Member):
+    """A computed pending bit; on a device in use it is its value now."""
+
+    def __init__(self, compute: Callable[..., bool]) -> None:
+        self._compute = compute
+
+    @overload
+    def __get__(self, obj: None, owner: object) -> Self: ...
+    @overload
+    def __get__(self, obj: "Function[Any]", owner: object) -> bool: ...  # Any: of whatever profile
+    def __get__(self, obj: "Function[Any] | None", owner: object) -> Self | bool:  # Any: of whatever profile
+        return self if obj is None else bool(self._compute(obj))
+
+
+def pending(compute: Callable[[F], bool]) -> Pending:
+    """Make a method a computed pending bit for an `Interrupt`. It is looked at when a step ends: it must be quick."""
+    return Pending(compute)
+
+
+class Interrupt(Member):
+    """A level: ``done = Interrupt(Regs.status.done, enable=Regs.enable.done)``.
+
+    Interrupts take the vectors from 0 in the order of their declaration. With INTx the levels together drive the pin;
+    with MSI or MSI-X a rising level sends its vector's message.
+    """
+
+    def __init__(self, pending: Ref[bool] | Pending, enable: Ref[bool] | None = None) -> None:
+        if not isinstance(pending, Pending):
+            _check_bit("Interrupt", pending)
+        if enable is not None:
+            _check_bit("Interrupt: enable", enable)
+        self._pending, self._enable = pending, enable
+
+
+class Message(Member):
+    """Messages for queue devices: ``completion = Message()``, then ``self.completion.send(vector)``.
+
+    With INTx a message is not sent: such a device has an `Interrupt` beside it for guests that use the pin.
+    """
+
+    @overload
+    def __get__(self, obj: None, owner: object) -> Self: ...
+    @overload
+    def __get__(self, obj: "Function[Any]", owner: object) -> "Sender": ...  # Any: of whatever profile
+    def __get__(self, obj: "Function[Any] | None", owner: object) -> "Self | Sender":  # Any: of whatever profile
+        return self if obj is None else Sender(obj)
+
+
+class Sender:
+    """A `Message` of a device in use."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: "Function[Any]") -> None:  # Any: of whatever profile
+        self._function = function
+
+    def send(self, vector: int) -> None:
+        """Send the message of ``vector``, from 0. GuestError for a vector that the function does not have."""
+        self._function._device.send(vector)
+
+
+def _check_bit(what: str, ref: object) -> None:
+    if not (isinstance(ref, Ref) and ref.codec == BIT):
+        given = f"{ref}, which is not a bool" if isinstance(ref, Ref) else repr(ref)
+        raise DriverError(f"{what}: expected a Flag of a register, a condition (.any, .equals()) or @pending, given {given}")
+    if ref.place.bar is None:
+        raise DriverError(f"{what}: {ref} is not placed; name it by its bar, such as Regs.status.{ref.field}")
+    if ref.place.repeated:
+        raise DriverError(f"{what}: {ref} is in an array: an interrupt follows one bit; compute it with @pending")

@@ -1,0 +1,48 @@
+# ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
+"""Memory of the device that a guest maps."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from mdev_user.driver.members import Member
+from mdev_user.errors import DriverError
+from mdev_user.units import PAGE
+
+if TYPE_CHECKING:
+    from mdev_user.driver.function import Function
+
+# Any: the profile is the driver's own class; a Parent tries the function with each of its types when it is declared.
+Size = int | Callable[[Any], int]
+
+
+class Memory(Member):
+    """A BAR that is memory: ``vram = Memory(index=2, size=lambda profile: profile.buffer)``.
+
+    The guest maps it; ``self.vram`` is a memoryview of its bytes, zero when the device is opened. ``size`` in bytes, a
+    power of two and whole pages. With the index of a `Bar` it lies in that bar at ``offset``, beside the pages with
+    registers.
+    """
+
+    def __init__(self, *, index: int, size: Size, offset: int = 0, prefetchable: bool = True) -> None:
+        if offset % PAGE:
+            raise DriverError(f"Memory: offset: expected a multiple of {PAGE:#x}, given {offset:#x}")
+        self._index, self._size, self._offset, self._prefetchable = index, size, offset, prefetchable
+
+    @overload
+    def __get__(self, obj: None, owner: object) -> Self: ...
+    @overload
+    def __get__(self, obj: "Function[Any]", owner: object) -> memoryview: ...  # Any: of whatever profile
+    def __get__(self, obj: "Function[Any] | None", owner: object) -> Self | memoryview:  # Any: of whatever profile
+        if obj is None:
+            return self
+        view = obj._state[self._name]
+        if not isinstance(view, memoryview):
+            raise DriverError(f"{self._name}: the memory is there between opened() and closed()")
+        return view
+
+    def _bytes(self, profile: object) -> int:
+        """Its size for one type of mdev."""
+        size = self._size if isinstance(self._size, int) else self._size(profile)
+        if isinstance(size, int) and size > 0 and size % PAGE == 0:
+            return size
+        raise DriverError(f"{self._name}: size: expected a multiple of {PAGE:#x} bytes, given {size!r}")
