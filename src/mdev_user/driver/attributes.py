@@ -1,0 +1,139 @@
+# ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
+"""Attributes of an mdev: files in its sysfs directory, as typed values."""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+
+from typing_extensions import override
+
+from mdev_user.driver.members import Member
+from mdev_user.errors import DriverError, InvalidValue
+from mdev_user.mdev.types import MdevAttribute
+from mdev_user.regs.mistakes import likeliest
+
+if TYPE_CHECKING:
+    from mdev_user.driver.function import Function
+
+T = TypeVar("T")
+F = TypeVar("F", bound="Function[Any]")  # Any: of whatever profile
+
+_BOOLEANS = {"1": True, "y": True, "on": True, "true": True, "0": False, "n": False, "off": False, "false": False}
+"""As Linux's kstrtobool, lower case."""
+
+
+class Readable(Member):
+    """A file that can be read."""
+
+    _group = ""
+    _writable = False
+
+    @property
+    def _mdev_attribute(self) -> MdevAttribute:
+        return MdevAttribute(self._group, self._name, readable=True, writable=self._writable)
+
+    def _show(self, function: "Function[Any]") -> str:  # Any: of whatever profile
+        return f"{_text(getattr(function, self._name))}\n"
+
+    def _store(self, function: "Function[Any]", data: bytes) -> None:  # Any: of whatever profile
+        raise InvalidValue(f"{self._name} cannot be written")
+
+
+class Attribute(Readable, Generic[T]):
+    """A setting: ``clock = Attribute(100, unit="MHz", range=(10, 400), group="engine")``.
+
+    Of the type of its initial value: int, bool, str or an Enum. The operator writes the file ``group/name``, which is
+    a step of the device; what does not parse, or is out of ``range``, is EINVAL. It outlives resets and users. With
+    ``writable=False`` only the driver sets it.
+    """
+
+    def __init__(
+        self,
+        initial: T,
+        *,
+        unit: str = "",
+        range: "tuple[T, T] | None" = None,  # noqa: A002 - the word for it
+        group: str = "",
+        writable: bool = True,
+    ) -> None:
+        if not isinstance(initial, int | str | Enum):
+            raise DriverError(f"Attribute: expected an int, bool, str or Enum, given {initial!r}")
+        self._initial, self._unit, self._range = initial, unit, range
+        self._group, self._writable = group, writable
+        if range is not None:
+            self._check(initial)
+
+    @overload
+    def __get__(self, obj: None, owner: object) -> Self: ...
+    @overload
+    def __get__(self, obj: "Function[Any]", owner: object) -> T: ...  # Any: of whatever profile
+    def __get__(self, obj: "Function[Any] | None", owner: object) -> Self | T:  # Any: of whatever profile
+        if obj is None:
+            return self
+        value: T = obj._settings[self._name]
+        return value
+
+    def __set__(self, obj: "Function[Any]", value: T) -> None:  # Any: of whatever profile
+        obj._settings[self._name] = value
+
+    @override
+    def _store(self, function: "Function[Any]", data: bytes) -> None:  # Any: of whatever profile
+        if not self._writable:
+            raise InvalidValue(f"{self._name} cannot be written")
+        text = data.decode(errors="replace").strip()
+        value = _parsed(self._name, text, self._initial)
+        self._check(value)
+        function._settings[self._name] = value
+
+    def _check(self, value: object) -> None:
+        if self._range is None:
+            return
+        least, most = self._range
+        if not least <= value <= most:  # type: ignore[operator]  # of the type of the initial value, which has an order
+            raise InvalidValue(f"{self._name or 'Attribute'}: expected {least} to {most} {self._unit}, given {value}")
+
+
+class Computed(Readable, Generic[T]):
+    """A file whose text is computed when it is read; on a device in use, the value."""
+
+    def __init__(self, compute: Callable[..., T], group: str, unit: str) -> None:
+        self._compute, self._group, self._unit = compute, group, unit
+
+    @overload
+    def __get__(self, obj: None, owner: object) -> Self: ...
+    @overload
+    def __get__(self, obj: "Function[Any]", owner: object) -> T: ...  # Any: of whatever profile
+    def __get__(self, obj: "Function[Any] | None", owner: object) -> Self | T:  # Any: of whatever profile
+        return self if obj is None else self._compute(obj)
+
+
+def attribute(*, group: str = "", unit: str = "") -> Callable[[Callable[[F], T]], Computed[T]]:
+    """Make a method a read-only attribute: it computes the value when the file is read."""
+    return lambda compute: Computed(compute, group, unit)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return value.name.lower() if isinstance(value, Enum) else str(value)
+
+
+def _parsed(name: str, text: str, like: object) -> object:
+    """``text`` as a value of the type of ``like``; InvalidValue (EINVAL) when it is none."""
+    if isinstance(like, Enum):
+        members = {member.name.lower(): member for member in type(like)}
+        return _known(name, text, members)
+    if isinstance(like, bool):
+        return _known(name, text, _BOOLEANS)
+    if isinstance(like, int):
+        try:
+            return int(text, 0)
+        except ValueError:
+            raise InvalidValue(f"{name}: expected a number, given {text!r}") from None
+    return text
+
+
+def _known(name: str, text: str, values: "dict[str, Any]") -> object:  # Any: members of whatever enumeration
+    if text.lower() in values:
+        return values[text.lower()]
+    raise InvalidValue(f"{name}: unknown value {text!r}{likeliest(text, values)}")

@@ -1,0 +1,119 @@
+"""Pools and profiles: what a parent has, what an mdev of a type takes of it, and the accounts of both."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from threading import Lock
+
+from mdev_user.errors import DriverError, NoSpace
+from mdev_user.regs.mistakes import likeliest
+from mdev_user.units import GiB, KiB, MiB
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one mdev of a type takes: a frozen dataclass with one int for each `Pool` of the parent."""
+
+
+class Pool:
+    """Something that a parent has so much of: ``lanes = Pool(8)``.
+
+    ``homogeneous``: as long as mdevs of one type take of it, no other type can.
+    """
+
+    def __init__(self, total: int, *, homogeneous: bool = False) -> None:
+        if not isinstance(total, int) or total < 0:
+            raise DriverError(f"Pool: expected a number of at least 0, given {total!r}")
+        self.total = total
+        self.homogeneous = homogeneous
+
+
+class Accounts:
+    """Who has taken what of a parent's pools.
+
+    The one lock of a parent's shared state: creates and removes run at the same time, and one that counts and takes
+    must see no other in between. Nothing is called while it is held.
+    """
+
+    def __init__(self, pools: Mapping[str, Pool], types: Mapping[str, Profile]) -> None:
+        self._pools = dict(pools)
+        self._needs = {name: amounts(profile) for name, profile in types.items()}
+        self._taken = dict.fromkeys(types, 0)
+        self._lock = Lock()
+
+    def available(self, type_name: str) -> int:
+        """How many more of this type could be created now."""
+        with self._lock:
+            return self._available(type_name)
+
+    def take(self, type_name: str) -> None:
+        """Take what one of this type needs, or raise NoSpace (ENOSPC) and take nothing."""
+        with self._lock:
+            if not self._available(type_name):
+                raise NoSpace(self._shortage(type_name))
+            self._taken[type_name] += 1
+
+    def give_back(self, type_name: str) -> None:
+        with self._lock:
+            self._taken[type_name] -= 1
+
+    def free(self, pool: str) -> int:
+        """How much of a pool nobody has."""
+        return self._pools[pool].total - sum(count * self._needs[name][pool] for name, count in self._taken.items())
+
+    def _available(self, type_name: str) -> int:
+        needs = {pool: amount for pool, amount in self._needs[type_name].items() if amount}
+        if any(self._is_others(pool, type_name) for pool in needs):
+            return 0
+        return min(self.free(pool) // amount for pool, amount in needs.items())
+
+    def _is_others(self, pool: str, type_name: str) -> bool:
+        """Whether a homogeneous pool is another type's now."""
+        return self._pools[pool].homogeneous and any(
+            count and self._needs[name][pool] for name, count in self._taken.items() if name != type_name
+        )
+
+    def _shortage(self, type_name: str) -> str:
+        for pool, amount in self._needs[type_name].items():
+            if amount and self._is_others(pool, type_name):
+                return f"{pool} is homogeneous, and another type's as long as its mdevs exist"
+            if self.free(pool) < amount:
+                return f"{type_name} takes {shown(amount)} of {pool}, {shown(self.free(pool))} are free"
+        return f"no {type_name} is available"
+
+
+def amounts(profile: Profile) -> dict[str, int]:
+    return {each.name: getattr(profile, each.name) for each in fields(profile)}
+
+
+def shown(amount: int) -> str:
+    for name, unit in (("GiB", GiB), ("MiB", MiB), ("KiB", KiB)):
+        if amount and amount % unit == 0:
+            return f"{amount // unit} {name}"
+    return str(amount)
+
+
+def check_types(parent: str, pools: Mapping[str, Pool], types: object) -> None:
+    """DriverError unless every type says, for every pool, how much it takes, and one of it fits in the parent."""
+    if not pools:
+        raise DriverError(f"{parent}: expected at least one Pool, such as instances = Pool(16)")
+    if not isinstance(types, Mapping) or not types:
+        raise DriverError(f"{parent}: types: expected a dict of profiles by the name of the type, given {types!r}")
+    for name, profile in types.items():
+        if not isinstance(profile, Profile):
+            raise DriverError(f"{parent}: types[{name!r}]: expected a Profile, given {profile!r}")
+        _check_profile(f"{parent}: types[{name!r}]", pools, profile)
+
+
+def _check_profile(what: str, pools: Mapping[str, Pool], profile: Profile) -> None:
+    needs = amounts(profile)
+    for field in needs:
+        if field not in pools:
+            raise DriverError(f"{what}: {type(profile).__name__}.{field} is no pool of the parent{likeliest(field, pools)}")
+    for pool, each in pools.items():
+        if pool not in needs:
+            raise DriverError(f"{what}: {type(profile).__name__} has no field {pool}; add it: {pool}: int")
+        amount = needs[pool]
+        if not isinstance(amount, int) or not 0 <= amount <= each.total:
+            raise DriverError(f"{what}: {pool}: expected a number from 0 to {each.total}, the pool's, given {amount!r}")
+    if not any(needs.values()):
+        raise DriverError(f"{what} takes nothing of any pool: there would be no end to its instances")

@@ -1,0 +1,164 @@
+"""The client: connecting, being refused, and servers that misbehave."""
+
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mdev_user.errors import PeerError
+from mdev_user.vfio_user.client import Client
+from mdev_user.vfio_user.connection import RemoteError
+from mdev_user.vfio_user.framing import HEADER, Command, Header, error_message, reply_message
+from mdev_user.vfio_user.version import Version
+
+Script = Callable[[Header, bytes], bytes]
+
+
+class ScriptedServer:
+    """Answers every message by what a function says; VERSION well, unless the function says otherwise."""
+
+    def __init__(self, script: Script, fd: int = -1) -> None:
+        self.folder = Path(tempfile.mkdtemp(dir="/tmp"))
+        self.path = self.folder / "s"
+        self.script = script
+        self.fd = fd
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.path))
+        self.listener.listen(1)
+        self.listener.settimeout(10)
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self.listener.accept()
+        connection.settimeout(10)
+        with connection:
+            while head := connection.recv(HEADER.size):
+                header = Header.decode(head)
+                payload = connection.recv(header.size - HEADER.size) if header.size > HEADER.size else b""
+                reply = self.script(header, payload)
+                if not reply:
+                    return
+                fds = [self.fd] if self.fd >= 0 and header.command != Command.VERSION else []
+                socket.send_fds(connection, [reply], fds)
+
+    def close(self) -> None:
+        self.thread.join(10)
+        self.listener.close()
+        shutil.rmtree(self.folder)
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[..., ScriptedServer]]:
+    servers: list[ScriptedServer] = []
+
+    def start(script: Script, fd: int = -1) -> ScriptedServer:
+        servers.append(ScriptedServer(script, fd))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def polite(answer: Script) -> Script:
+    def script(header: Header, payload: bytes) -> bytes:
+        if header.command == Command.VERSION:
+            return reply_message(header.id, header.command, Version().encode())
+        return answer(header, payload)
+
+    return script
+
+
+def test_nobody_there_is_an_oserror(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Client(tmp_path / "nobody")
+
+
+def test_a_context_closes_the_connection(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted(polite(lambda header, _payload: reply_message(header.id, header.command)))
+    with Client(server.path, timeout=10) as client:
+        client.reset()
+    assert client.socket.fileno() == -1
+
+
+def test_a_refused_version_is_the_servers_errno(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted(lambda header, _payload: error_message(header.id, header.command, 13))
+    with pytest.raises(RemoteError, match="VERSION") as refused:
+        Client(server.path, timeout=10)
+    assert refused.value.errno == 13
+
+
+def test_a_bad_version_is_said(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted(lambda header, _payload: reply_message(header.id, header.command, b"\7\0\0\0"))
+    with pytest.raises(Exception, match=r"VERSION 7\.0"):
+        Client(server.path, timeout=10)
+
+
+def test_a_server_that_closes_is_a_connection_error(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted(polite(lambda _header, _payload: b""))
+    client = Client(server.path, timeout=10)
+    with pytest.raises(ConnectionResetError, match="closed"):
+        client.reset()
+    client.close()
+
+
+def test_a_server_that_says_nothing_is_a_timeout(scripted: Callable[..., ScriptedServer]) -> None:
+    released = threading.Event()
+
+    def silent(_header: Header, _payload: bytes) -> bytes:
+        released.wait(10)
+        return b""
+
+    with Client(scripted(polite(silent)).path, timeout=0.1) as client:
+        with pytest.raises(TimeoutError):
+            client.reset()
+        released.set()
+
+
+def test_a_reply_that_is_none_is_said(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted(polite(lambda header, _payload: reply_message(header.id, header.command, b"abc")))
+    with Client(server.path, timeout=10) as client, pytest.raises(PeerError, match="reply to DEVICE_GET_INFO"):
+        client.device_info()
+
+
+def test_a_reply_to_another_is_said(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted(polite(lambda header, _payload: reply_message(header.id + 1, header.command)))
+    with Client(server.path, timeout=10) as client, pytest.raises(PeerError, match="nobody asked for"):
+        client.reset()
+
+
+def test_fds_that_come_uncalled_are_closed(scripted: Callable[..., ScriptedServer]) -> None:
+    fd = os.eventfd(0)
+    server = scripted(polite(lambda header, _payload: reply_message(header.id, header.command)), fd)
+    with Client(server.path, timeout=10) as client:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(PeerError, match="file descriptors"):
+            client.reset()
+        assert len(os.listdir("/proc/self/fd")) == before
+    os.close(fd)
+
+
+def test_a_region_that_claims_endless_information_is_not_asked_again(scripted: Callable[..., ScriptedServer]) -> None:
+    asked = []
+
+    def endless(header: Header, payload: bytes) -> bytes:
+        asked.append(payload)
+        return reply_message(header.id, header.command, b"\xff\xff\xff\xff" + payload[4:])
+
+    with Client(scripted(polite(endless)).path, timeout=10) as client:
+        assert client.region_info(0).fd == -1
+    assert len(asked) == 1
+
+
+def test_a_reply_while_serving_is_refused(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted(polite(lambda header, _payload: reply_message(header.id, header.command) * 2))
+    with Client(server.path, timeout=10) as client:
+        client.reset()
+        with pytest.raises(PeerError, match="nobody asked for"):
+            client.serve()

@@ -1,0 +1,162 @@
+"""Messages as values: what is encoded is decoded, and hostile capability chains end."""
+
+import struct
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdev_user.errors import GuestError, UnknownRequest
+from mdev_user.vfio.requests import Area, IrqAction
+from mdev_user.vfio_user import messages as m
+from mdev_user.vfio_user.commands import KINDS, NUMBERS, Reply, Request, decode_reply, unknown
+from mdev_user.vfio_user.framing import Command, Header, command_message, error_message, reply_message
+from mdev_user.vfio_user.version import LARGEST_REPLY, OURS, Capabilities, Version
+
+u32 = st.integers(0, (1 << 32) - 1)
+u64 = st.integers(0, (1 << 64) - 1)
+data = st.binary(min_size=1, max_size=64)
+areas = st.lists(st.builds(Area, u64, u64), min_size=1, max_size=4).map(tuple)
+near = st.integers(0, 1 << 63)
+
+REQUESTS = st.one_of(
+    st.builds(m.DmaMap, st.integers(1, 3), u64, u64, u64),
+    st.builds(m.DmaUnmap, u64, u64),
+    st.just(m.DeviceGetInfo()),
+    st.builds(m.DeviceGetRegionInfo, u32, st.integers(32, (1 << 32) - 1)),
+    st.builds(m.DeviceGetIrqInfo, u32),
+    st.builds(
+        m.DeviceSetIrqs, u32, st.integers(0, 1000), st.integers(0, 1000), st.sampled_from(IrqAction),
+        st.sampled_from([m.IrqData.NONE, m.IrqData.EVENTFD]),
+    ),
+    st.lists(st.booleans(), max_size=8).map(
+        lambda bools: m.DeviceSetIrqs(2, 1, len(bools), IrqAction.TRIGGER, m.IrqData.BOOL, tuple(bools))
+    ),
+    st.builds(m.RegionRead, near, u32, st.integers(1, 1 << 20)),
+    st.builds(m.RegionWrite, near, u32, data),
+    st.builds(m.DmaRead, near, st.integers(1, 1 << 20)),
+    st.builds(m.DmaWrite, near, data),
+    st.just(m.DeviceReset()),
+    st.builds(Version, st.builds(Capabilities, st.integers(0, 1024)), st.just(0), st.integers(0, 65535)),
+)  # fmt: skip
+
+REPLIES: dict[str, tuple[st.SearchStrategy[Reply], Callable[[bytes], Reply]]] = {
+    "device info": (st.builds(m.DeviceInfoReply, u32, u32, u32), m.DeviceInfoReply.decode),
+    "irq info": (st.builds(m.IrqInfoReply, u32, u32, u32), m.IrqInfoReply.decode),
+    "read": (st.builds(m.RegionReadReply, u64, u32, data), m.RegionReadReply.decode),
+    "write": (st.builds(m.RegionWriteReply, u64, u32, u32), m.RegionWriteReply.decode),
+    "dma read": (st.builds(m.DmaReadReply, u64, data), m.DmaReadReply.decode),
+    "dma write": (st.builds(m.DmaWriteReply, u64, u64), m.DmaWriteReply.decode),
+    "dma write, nothing": (st.just(m.DmaWriteReply(None, None)), m.DmaWriteReply.decode),
+    "done": (st.just(m.Done()), m.Done.decode),
+}
+
+
+@given(request=REQUESTS)
+def test_a_request_survives_its_encoding(request: Request) -> None:
+    kind = KINDS[NUMBERS[type(request)]]
+    assert kind.decode(request.encode()) == request
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_a_reply_survives_its_encoding(name: str) -> None:
+    values, decode = REPLIES[name]
+
+    @given(reply=values)
+    def survives(reply: Reply) -> None:
+        assert decode(reply.encode()) == reply
+
+    survives()
+
+
+@given(index=u32, flags=st.integers(0, 7), size=u64, offset=u64, areas=areas)
+def test_region_information_with_areas_survives_its_encoding(
+    index: int, flags: int, size: int, offset: int, areas: tuple[Area, ...]
+) -> None:
+    reply = m.RegionInfoReply(index, flags, size, offset, areas)
+    found = m.RegionInfoReply.decode(reply.encode())
+    assert (found.index, found.flags, found.size, found.offset) == (index, flags | 8, size, offset)
+    assert found.areas == areas
+    assert found.argsz == len(reply.encode()) == 48 + 16 * len(areas)
+    assert len(reply.encode_within(found.argsz - 1)) == 32
+
+
+@given(payload=st.binary(max_size=100), command=st.sampled_from(sorted(KINDS)))
+def test_any_bytes_are_a_value_or_einval(payload: bytes, command: int) -> None:
+    for decode in (KINDS[command].decode, KINDS[command].decode_reply):
+        try:
+            decode(payload)
+        except GuestError as error:
+            assert error.errno == 22
+
+
+def region_info(cap_offset: int, capabilities: bytes) -> bytes:
+    return struct.pack("=IIIIQQ", 64, 15, 2, cap_offset, 0, 0) + capabilities
+
+
+def sparse(count: int, areas: bytes = b"", following: int = 0) -> bytes:
+    return struct.pack("=HHIII", 1, 1, following, count, 0) + areas
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        bytes(31),
+        region_info(8, sparse(0)),
+        region_info(1000, sparse(0)),
+        region_info((1 << 32) - 1, sparse(0)),
+        region_info(32, b"\1\0\1\0"),
+        region_info(32, sparse(0)[:12]),
+        region_info(32, sparse(2, bytes(16))),
+        region_info(32, sparse((1 << 32) - 1)),
+        region_info(32, struct.pack("=HHI", 9, 1, 32)),
+        region_info(40, struct.pack("=HHIHHI", 9, 1, 0, 9, 1, 32)),
+    ],
+)
+def test_a_bent_capability_chain_is_refused(payload: bytes) -> None:
+    with pytest.raises(GuestError):
+        m.RegionInfoReply.decode(payload)
+
+
+def test_capabilities_that_nobody_knows_are_skipped() -> None:
+    chain = struct.pack("=HHI", 9, 1, 40) + sparse(1, struct.pack("=QQ", 0x1000, 0x2000))
+    assert m.RegionInfoReply.decode(region_info(32, chain)).areas == (Area(0x1000, 0x2000),)
+    assert m.RegionInfoReply.decode(region_info(32, struct.pack("=HHI", 9, 1, 0))).areas == ()
+    assert m.RegionInfoReply.decode(region_info(0, b"")).areas == ()
+
+
+def test_headers() -> None:
+    assert Header.decode(command_message(3, 9, b"abc")) == (3, 9, 19, 0, 0)
+    assert Header.decode(reply_message(3, 9, b"abc")) == (3, 9, 19, 1, 0)
+    assert Header.decode(error_message(3, 9, 22)) == (3, 9, 16, 0x21, 22)
+    assert not Header.decode(error_message(3, 9, 22)).no_reply
+
+
+def test_our_version_fits_qemus_buffer() -> None:
+    assert len(command_message(0, Command.VERSION, Version().encode())) <= LARGEST_REPLY
+    assert Version.decode(Version().encode()).capabilities == OURS
+
+
+def test_what_is_not_known_is_named() -> None:
+    assert isinstance(unknown(Command.DEVICE_FEATURE), UnknownRequest)
+    assert "REGION_WRITE_MULTI" in str(unknown(Command.REGION_WRITE_MULTI))
+    assert "unknown" in str(unknown(99))
+
+
+@pytest.mark.parametrize(
+    ("request_", "payload"),
+    [
+        (m.RegionRead(0, 0, 4), m.RegionReadReply(0, 0, b"abc").encode()),
+        (m.RegionRead(0, 0, 4), m.RegionReadReply(4, 0, b"abcd").encode()),
+        (m.RegionRead(0, 0, 4), m.RegionReadReply(0, 1, b"abcd").encode()),
+        (m.RegionWrite(0, 0, b"abcd"), m.RegionWriteReply(0, 0, 3).encode()),
+        (m.DmaUnmap(0, 4096), m.DmaUnmap(0, 8192).encode()),
+        (m.DmaRead(0, 4), m.DmaReadReply(4, b"abcd").encode()),
+        (m.DmaWrite(0, b"abcd"), m.DmaWriteReply(0, 3).encode()),
+        (m.DeviceReset(), b"x"),
+    ],
+)
+def test_a_reply_that_repeats_something_else_is_refused(request_: Request, payload: bytes) -> None:
+    with pytest.raises(GuestError):
+        decode_reply(request_, payload)
