@@ -9,11 +9,12 @@ from errno import EFAULT
 import pytest
 from typing_extensions import override
 
-from mdev_user.errors import DmaFault
+from mdev_user.errors import DmaFault, GuestError
 from mdev_user.units import GiB, MiB
 from mdev_user.vfio.dma import DmaFlags
 from mdev_user.vfio_user.client import Client
 from mdev_user.vfio_user.framing import ERROR, HEADER, NO_REPLY, REPLY, Command, command_message, reply_message
+from mdev_user.vfio_user.messages import DmaRead
 from protocol.device import TestDevice
 from protocol.served import Answer, Served, Wire
 
@@ -393,3 +394,19 @@ def wait_until(client: Client, device: Dma) -> None:
 
 def test_dma_flags_have_the_specifications_values() -> None:
     assert (DmaFlags.READ, DmaFlags.WRITE) == (1, 2)
+
+
+def test_a_transfer_for_which_no_identity_is_left_is_a_fault_of_the_job(served: Served) -> None:
+    wire = Wire(served.socket)
+    wire.ask(Command.VERSION, struct.pack("=HH", 0, 0) + b'{"capabilities": {"max_data_xfer_size": 4}}\0')
+    results: list[object] = []
+    with served.step_lock:
+        served.session.send_dma_read(0x1000, 8, results.append)
+    request = wire.receive()
+    taken = dict.fromkeys(range(1, 1 << 16), DmaRead(0, 4))
+    with served.step_lock:
+        served.session.connection._pending |= taken
+        served.session.connection._pending[1 << 16] = DmaRead(0, 4)  # so that the answer frees none
+    wire.send(reply_message(request.header.id, Command.DMA_READ, request.payload + bytes(4)))
+    assert wire.works()
+    assert isinstance(results[0], GuestError)

@@ -1,9 +1,22 @@
 """The authoring API: all that a parent driver imports.
 
-Today the low-level contract: a parent is an `MdevParentOps`, each of its mdevs a `DeviceOps`, most of which a
-`PciFunction` answers. The declarative API is built on this.
+A driver declares a `Function`, what a guest sees, and a `Parent`, what it is a slice of. Below that lies the low-level
+contract, for drivers that do everything by hand: a parent is an `MdevParentOps`, each of its mdevs a `DeviceOps`, most
+of which a `PciFunction` answers.
 """
 
+from mdev_user.driver.attributes import Attribute, attribute
+from mdev_user.driver.device import Device
+from mdev_user.driver.dma import Dma, sleep
+from mdev_user.driver.function import Function, ResetKind
+from mdev_user.driver.hooks import on_read, on_read_each, on_write, on_write_each
+from mdev_user.driver.interrupts import MSI, MSIX, Interrupt, Message, pending
+from mdev_user.driver.jobs import job
+from mdev_user.driver.members import declarations
+from mdev_user.driver.memory import Memory
+from mdev_user.driver.parent import Parent
+from mdev_user.driver.pools import Pool, Profile
+from mdev_user.driver.state import Saved, Session, Table
 from mdev_user.errors import (
     DmaFault,
     DriverError,
@@ -20,6 +33,12 @@ from mdev_user.pci.capabilities import Msi, Msix, PciExpress, PowerManagement, V
 from mdev_user.pci.config import ConfigSpace
 from mdev_user.pci.identity import PciId
 from mdev_user.pci.interrupts import Interrupts
+from mdev_user.regs.arrays import Each, RegisterFile
+from mdev_user.regs.bar import Bar
+from mdev_user.regs.fields import Field, Flag
+from mdev_user.regs.kinds import RC, RO, RSVD, RW, RW1C, RW1S, UNIMPL, WO, Access
+from mdev_user.regs.refs import Ref
+from mdev_user.regs.registers import U8, U16, U32, U64, Register
 from mdev_user.units import PAGE, GiB, KiB, MiB
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.ops import DeviceOps
@@ -44,19 +63,43 @@ from mdev_user.vfio.work import Sleep
 from mdev_user.vfio_mdev.ops import MdevParentOps
 
 __all__ = [
+    "MSI",
+    "MSIX",
     "PAGE",
+    "RC",
+    "RO",
+    "RSVD",
+    "RW",
+    "RW1C",
+    "RW1S",
+    "U8",
+    "U16",
+    "U32",
+    "U64",
+    "UNIMPL",
+    "WO",
+    "Access",
     "Area",
+    "Attribute",
+    "Bar",
     "BarRegion",
     "ConfigSpace",
+    "Device",
     "DeviceInfo",
     "DeviceOps",
+    "Dma",
     "DmaFault",
     "DriverError",
+    "Each",
+    "Field",
+    "Flag",
+    "Function",
     "GetInfo",
     "GetIrqInfo",
     "GetRegionInfo",
     "GiB",
     "GuestError",
+    "Interrupt",
     "Interrupts",
     "IoBar",
     "Irq",
@@ -66,26 +109,47 @@ __all__ = [
     "MdevAttribute",
     "MdevParentOps",
     "MdevType",
+    "Memory",
     "MemoryBar",
+    "Message",
     "MiB",
     "Msi",
     "Msix",
     "NoSpace",
     "NotSupported",
     "OutOfRange",
+    "Parent",
     "PciExpress",
     "PciFunction",
     "PciId",
+    "Pool",
     "PowerManagement",
+    "Profile",
+    "Ref",
     "Region",
     "RegionFlags",
     "RegionInfo",
+    "Register",
+    "RegisterFile",
     "Reply",
     "Request",
     "Reset",
+    "ResetKind",
+    "Saved",
+    "Session",
     "SetIrqs",
     "Sleep",
+    "Table",
     "UnknownRequest",
     "VendorSpecific",
     "VfioDevice",
+    "attribute",
+    "declarations",
+    "job",
+    "on_read",
+    "on_read_each",
+    "on_write",
+    "on_write_each",
+    "pending",
+    "sleep",
 ]

@@ -13,10 +13,10 @@ from mdev_user.mdev.types import MdevAttribute
 from mdev_user.regs.mistakes import likeliest
 
 if TYPE_CHECKING:
-    from mdev_user.driver.function import Function
+    from mdev_user.driver.function import AnyFunction
 
 T = TypeVar("T")
-F = TypeVar("F", bound="Function[Any]")  # Any: of whatever profile
+F = TypeVar("F", bound="AnyFunction")
 
 _BOOLEANS = {"1": True, "y": True, "on": True, "true": True, "0": False, "n": False, "off": False, "false": False}
 """As Linux's kstrtobool, lower case."""
@@ -32,10 +32,10 @@ class Readable(Member):
     def _mdev_attribute(self) -> MdevAttribute:
         return MdevAttribute(self._group, self._name, readable=True, writable=self._writable)
 
-    def _show(self, function: "Function[Any]") -> str:  # Any: of whatever profile
+    def _show(self, function: "AnyFunction") -> str:
         return f"{_text(getattr(function, self._name))}\n"
 
-    def _store(self, function: "Function[Any]", data: bytes) -> None:  # Any: of whatever profile
+    def _store(self, _function: "AnyFunction", _data: bytes) -> None:
         raise InvalidValue(f"{self._name} cannot be written")
 
 
@@ -60,30 +60,30 @@ class Attribute(Readable, Generic[T]):
             raise DriverError(f"Attribute: expected an int, bool, str or Enum, given {initial!r}")
         self._initial, self._unit, self._range = initial, unit, range
         self._group, self._writable = group, writable
-        if range is not None:
-            self._check(initial)
+        if range is not None and not range[0] <= initial <= range[1]:  # type: ignore[operator]  # has an order
+            raise DriverError(f"Attribute: expected an initial value from {range[0]} to {range[1]}, given {initial!r}")
 
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "Function[Any]", owner: object) -> T: ...  # Any: of whatever profile
-    def __get__(self, obj: "Function[Any] | None", owner: object) -> Self | T:  # Any: of whatever profile
+    def __get__(self, obj: "AnyFunction", owner: object) -> T: ...
+    def __get__(self, obj: "AnyFunction | None", owner: object) -> Self | T:
         if obj is None:
             return self
         value: T = obj._settings[self._name]
         return value
 
-    def __set__(self, obj: "Function[Any]", value: T) -> None:  # Any: of whatever profile
+    def __set__(self, obj: "AnyFunction", value: T) -> None:
         obj._settings[self._name] = value
 
     @override
-    def _store(self, function: "Function[Any]", data: bytes) -> None:  # Any: of whatever profile
+    def _store(self, _function: "AnyFunction", _data: bytes) -> None:
         if not self._writable:
             raise InvalidValue(f"{self._name} cannot be written")
-        text = data.decode(errors="replace").strip()
+        text = _data.decode(errors="replace").strip()
         value = _parsed(self._name, text, self._initial)
         self._check(value)
-        function._settings[self._name] = value
+        _function._settings[self._name] = value
 
     def _check(self, value: object) -> None:
         if self._range is None:
@@ -102,8 +102,8 @@ class Computed(Readable, Generic[T]):
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "Function[Any]", owner: object) -> T: ...  # Any: of whatever profile
-    def __get__(self, obj: "Function[Any] | None", owner: object) -> Self | T:  # Any: of whatever profile
+    def __get__(self, obj: "AnyFunction", owner: object) -> T: ...
+    def __get__(self, obj: "AnyFunction | None", owner: object) -> Self | T:
         return self if obj is None else self._compute(obj)
 
 

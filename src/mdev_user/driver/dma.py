@@ -1,4 +1,3 @@
-# ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
 """What a job awaits: DMA, and time."""
 
 from typing import TYPE_CHECKING
@@ -20,7 +19,10 @@ async def sleep(seconds: float) -> None:
 
 
 class Dma:
-    """Access to the guest's memory, for jobs. A fault is counted; a driver may catch it and tell its guest."""
+    """The guest's memory, for jobs, while the function may be bus master.
+
+    A fault is counted; a driver may catch it and tell its guest.
+    """
 
     __slots__ = ("_device",)
 
@@ -28,12 +30,12 @@ class Dma:
         self._device = device
 
     async def read(self, address: int, length: int) -> bytes:
-        """``length`` bytes at ``address``. DmaFault unless all of it is mapped for reading, and the function is master."""
+        """``length`` bytes at ``address``. DmaFault unless all of it is mapped for reading."""
         self._check(address, length)
         return await self._device.mappings.read(address, length)
 
     async def write(self, address: int, data: bytes) -> None:
-        """Store ``data`` at ``address``. DmaFault unless all of it is mapped for writing, and the function is master."""
+        """Store ``data`` at ``address``. DmaFault unless all of it is mapped for writing."""
         self._check(address, len(data))
         await self._device.mappings.write(address, data)
 

@@ -16,9 +16,9 @@ from mdev_user.regs.registers import Register
 from mdev_user.regs.slots import Slot
 
 if TYPE_CHECKING:
-    from mdev_user.driver.function import Function
+    from mdev_user.driver.function import AnyFunction
 
-F = TypeVar("F", bound="Function[Any]")  # Any: of whatever profile
+F = TypeVar("F", bound="AnyFunction")
 T = TypeVar("T")
 R = TypeVar("R", bound=Register)
 
@@ -73,7 +73,9 @@ _Method = TypeVar("_Method", bound=Callable[..., object])
 
 def _marked(mark: Mark) -> Callable[[_Method], _Method]:
     if not isinstance(mark.target, Ref) and not (isinstance(mark.target, type) and issubclass(mark.target, Register)):
-        raise DriverError(f"@{mark.decorator}: expected a register of a bar, such as Regs.doorbell, given {mark.target!r}")
+        raise DriverError(
+            f"@{mark.decorator}: expected a register of a bar, such as Regs.doorbell, given {mark.target!r}"
+        )
 
     def decorate(method: _Method) -> _Method:
         if iscoroutinefunction(method):
@@ -93,8 +95,7 @@ def marks_of(member: object) -> list[Mark]:
     return marks
 
 
-# Any: a hook is called with its owner, of whatever class.
-Hooked = Callable[..., Any]  # Any: and its value is of the register's type
+Hooked = Callable[..., Any]  # Any: called with its owner, of whatever class; its value is of the register's type
 
 
 def write_hook(mark: Mark, slot: Slot, method: Hooked) -> WriteHook:

@@ -7,16 +7,16 @@ looked at when a step ends, so that a guest never sees an interrupt before the s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Self, TypeVar, overload
 
 from mdev_user.driver.members import Member
 from mdev_user.errors import DriverError
 from mdev_user.regs.refs import BIT, Ref
 
 if TYPE_CHECKING:
-    from mdev_user.driver.function import Function
+    from mdev_user.driver.function import AnyFunction
 
-F = TypeVar("F", bound="Function[Any]")  # Any: of whatever profile
+F = TypeVar("F", bound="AnyFunction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class Pending(Member):
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "Function[Any]", owner: object) -> bool: ...  # Any: of whatever profile
-    def __get__(self, obj: "Function[Any] | None", owner: object) -> Self | bool:  # Any: of whatever profile
+    def __get__(self, obj: "AnyFunction", owner: object) -> bool: ...
+    def __get__(self, obj: "AnyFunction | None", owner: object) -> Self | bool:
         return self if obj is None else bool(self._compute(obj))
 
 
@@ -80,8 +80,8 @@ class Message(Member):
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "Function[Any]", owner: object) -> "Sender": ...  # Any: of whatever profile
-    def __get__(self, obj: "Function[Any] | None", owner: object) -> "Self | Sender":  # Any: of whatever profile
+    def __get__(self, obj: "AnyFunction", owner: object) -> "Sender": ...
+    def __get__(self, obj: "AnyFunction | None", owner: object) -> "Self | Sender":
         return self if obj is None else Sender(obj)
 
 
@@ -90,7 +90,7 @@ class Sender:
 
     __slots__ = ("_function",)
 
-    def __init__(self, function: "Function[Any]") -> None:  # Any: of whatever profile
+    def __init__(self, function: "AnyFunction") -> None:
         self._function = function
 
     def send(self, vector: int) -> None:
@@ -101,7 +101,9 @@ class Sender:
 def _check_bit(what: str, ref: object) -> None:
     if not (isinstance(ref, Ref) and ref.codec == BIT):
         given = f"{ref}, which is not a bool" if isinstance(ref, Ref) else repr(ref)
-        raise DriverError(f"{what}: expected a Flag of a register, a condition (.any, .equals()) or @pending, given {given}")
+        raise DriverError(
+            f"{what}: expected a Flag of a register, a condition (.any, .equals()) or @pending, given {given}"
+        )
     if ref.place.bar is None:
         raise DriverError(f"{what}: {ref} is not placed; name it by its bar, such as Regs.status.{ref.field}")
     if ref.place.repeated:

@@ -8,7 +8,9 @@ that a step did is settled before the guest can see any of it.
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+
+from typing_extensions import override
 
 from mdev_user.driver.members import Member
 from mdev_user.driver.state import is_frozen
@@ -16,9 +18,9 @@ from mdev_user.errors import DriverError, GuestError
 from mdev_user.regs.refs import Ref
 
 if TYPE_CHECKING:
-    from mdev_user.driver.function import Function
+    from mdev_user.driver.function import AnyFunction
 
-F = TypeVar("F", bound="Function[Any]")  # Any: of whatever profile
+F = TypeVar("F", bound="AnyFunction")
 A = ParamSpec("A")
 
 MOST_PENDING = 1024
@@ -36,15 +38,17 @@ class PendingJob:
 class Job(Member, Generic[A]):
     """A declared job; on a device in use, what starts it."""
 
-    def __init__(self, body: Callable[..., Coroutine[Any, Any, None]], busy: Ref[bool] | None, limit: int) -> None:  # Any: as Coroutine says
+    def __init__(
+        self, body: Callable[..., Coroutine[object, object, None]], busy: Ref[bool] | None, limit: int
+    ) -> None:
         self._body, self._busy, self._limit = body, busy, limit
         self.__doc__ = body.__doc__
 
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "Function[Any]", owner: object) -> Callable[A, bool]: ...  # Any: of whatever profile
-    def __get__(self, obj: "Function[Any] | None", owner: object) -> Self | Callable[A, bool]:  # Any: as above
+    def __get__(self, obj: "AnyFunction", owner: object) -> Callable[A, bool]: ...
+    def __get__(self, obj: "AnyFunction | None", owner: object) -> Self | Callable[A, bool]:
         if obj is None:
             return self
         device = obj._device
@@ -60,7 +64,7 @@ class Job(Member, Generic[A]):
 
 
 class _Decorator(Protocol):
-    def __call__(self, body: Callable[Concatenate[F, A], Coroutine[Any, Any, None]]) -> Job[A]: ...  # Any: as Coroutine says
+    def __call__(self, body: Callable[Concatenate[F, A], Coroutine[object, object, None]]) -> Job[A]: ...
 
 
 def job(*, busy: Ref[bool] | None = None, limit: int = 1) -> _Decorator:
@@ -77,7 +81,7 @@ def job(*, busy: Ref[bool] | None = None, limit: int = 1) -> _Decorator:
     if busy is not None and limit != 1:
         raise DriverError(f"@job: with busy only one is under way at a time: limit={limit!r} contradicts it")
 
-    def decorate(body: Callable[Concatenate[F, A], Coroutine[Any, Any, None]]) -> Job[A]:  # Any: as Coroutine says
+    def decorate(body: Callable[Concatenate[F, A], Coroutine[object, object, None]]) -> Job[A]:
         if not iscoroutinefunction(body):
             raise DriverError(f"{getattr(body, '__name__', body)}: a job is an async def")
         return Job(body, busy, limit)
@@ -89,11 +93,12 @@ class Stepped(Awaitable[None]):
     """A driver's coroutine with what belongs to the end of each of its steps."""
 
     def __init__(
-        self, work: Coroutine[Any, Any, None], settle: Callable[[], None], counted: Callable[[GuestError], None]
-    ) -> None:  # Any: as Coroutine says
+        self, work: Coroutine[object, object, None], settle: Callable[[], None], counted: Callable[[GuestError], None]
+    ) -> None:
         """``counted`` is told of a guest's error that the host has counted and throws in."""
         self._work, self._settle, self._counted = work, settle, counted
 
+    @override
     def __await__(self) -> Generator[object, object, None]:
         work = self._work
         resume: Callable[[], object] = lambda: work.send(None)  # noqa: E731 - replaced below
@@ -118,7 +123,7 @@ class Stepped(Awaitable[None]):
 
 @dataclass(frozen=True, slots=True)
 class _Send:
-    work: Coroutine[Any, Any, None]  # Any: as Coroutine says
+    work: Coroutine[object, object, None]
     outcome: object
 
     def __call__(self) -> object:
@@ -127,7 +132,7 @@ class _Send:
 
 @dataclass(frozen=True, slots=True)
 class _Throw:
-    work: Coroutine[Any, Any, None]  # Any: as Coroutine says
+    work: Coroutine[object, object, None]
     error: Exception
 
     def __call__(self) -> object:

@@ -3,22 +3,16 @@
 from collections.abc import Iterator
 from typing import TypeVar
 
-from mdev_user.regs.bar import Bar
-
 M = TypeVar("M")
 
 
 class Member:
-    """A declaration in the body of a Function class that has a place in its instances' state."""
+    """A declaration in the body of a Function class by its name."""
 
     _name: str = ""
 
     def __set_name__(self, _owner: type, name: str) -> None:
         self._name = self._name or name
-
-    def _fresh(self) -> object:
-        """Its value in a device that was just reset; None where it has none of its own."""
-        return None
 
 
 def declarations(function: type) -> dict[str, object]:
@@ -38,7 +32,3 @@ def declarations(function: type) -> dict[str, object]:
 def of_kind(members: dict[str, object], kind: type[M]) -> Iterator[tuple[str, M]]:
     """The members of one kind, in the order of declaration."""
     return ((name, member) for name, member in members.items() if isinstance(member, kind))
-
-
-def bars_of(members: dict[str, object]) -> dict[str, Bar]:
-    return dict(of_kind(members, Bar))

@@ -108,7 +108,9 @@ def _check_profile(what: str, pools: Mapping[str, Pool], profile: Profile) -> No
     needs = amounts(profile)
     for field in needs:
         if field not in pools:
-            raise DriverError(f"{what}: {type(profile).__name__}.{field} is no pool of the parent{likeliest(field, pools)}")
+            raise DriverError(
+                f"{what}: {type(profile).__name__}.{field} is no pool of the parent{likeliest(field, pools)}"
+            )
     for pool, each in pools.items():
         if pool not in needs:
             raise DriverError(f"{what}: {type(profile).__name__} has no field {pool}; add it: {pool}: int")

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, overload
 
 from typing_extensions import override
 
@@ -12,11 +12,20 @@ from mdev_user.driver.members import Member
 from mdev_user.errors import DriverError, GuestError
 
 if TYPE_CHECKING:
-    from mdev_user.driver.function import Function
+    from mdev_user.driver.function import AnyFunction
 
 T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+class Kept(Member):
+    """A member that has a value in the state of each device."""
+
+    def _fresh(self) -> object:
+        """The value after a reset."""
+        raise NotImplementedError
+
 
 _ATOMS = (int, bool, float, str, bytes, type(None), Enum)
 
@@ -28,15 +37,15 @@ def is_frozen(value: object) -> bool:
     if isinstance(value, tuple | frozenset):
         return all(is_frozen(each) for each in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return _parameters(value).frozen and all(is_frozen(getattr(value, each.name)) for each in fields(value))
+        return _is_frozen_dataclass(value) and all(is_frozen(getattr(value, each.name)) for each in fields(value))
     return False
 
 
-def _parameters(value: object) -> Any:  # Any: dataclasses do not publish the type of their parameters
-    return getattr(value, "__dataclass_params__")  # noqa: B009 - as above
+def _is_frozen_dataclass(value: object) -> bool:
+    return bool(getattr(value, "__dataclass_params__").frozen)  # noqa: B009 - its type is not published
 
 
-class Saved(Member, Generic[T]):
+class Saved(Kept, Generic[T]):
     """A value that belongs to the device's state: ``total = Saved(0)``, or ``Saved[int | None](None)``.
 
     Any frozen value: numbers, str, bytes, enumerations, tuples, frozen dataclasses. A reset puts ``initial`` back.
@@ -44,20 +53,22 @@ class Saved(Member, Generic[T]):
 
     def __init__(self, initial: T) -> None:
         if not is_frozen(initial):
-            raise DriverError(f"Saved: expected a frozen value (int, bytes, tuple, frozen dataclass ...), given {initial!r}")
+            raise DriverError(
+                f"Saved: expected a frozen value (int, bytes, tuple, frozen dataclass ...), given {initial!r}"
+            )
         self._initial = initial
 
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "Function[Any]", owner: object) -> T: ...  # Any: of whatever profile
-    def __get__(self, obj: "Function[Any] | None", owner: object) -> Self | T:  # Any: of whatever profile
+    def __get__(self, obj: "AnyFunction", owner: object) -> T: ...
+    def __get__(self, obj: "AnyFunction | None", owner: object) -> Self | T:
         if obj is None:
             return self
         value: T = obj._state[self._name]
         return value
 
-    def __set__(self, obj: "Function[Any]", value: T) -> None:  # Any: of whatever profile
+    def __set__(self, obj: "AnyFunction", value: T) -> None:
         obj._state[self._name] = value
 
     @override
@@ -65,7 +76,7 @@ class Saved(Member, Generic[T]):
         return self._initial
 
 
-class Table(Member, MutableMapping[K, V]):
+class Table(Kept, MutableMapping[K, V]):
     """A dictionary that belongs to the device's state: ``queues = Table[int, Queue](limit=64)``.
 
     Keys and values are frozen values. Since a guest often decides what is put into it, it has a ``limit``: an entry
@@ -79,8 +90,8 @@ class Table(Member, MutableMapping[K, V]):
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "Function[Any]", owner: object) -> "Table[K, V]": ...  # Any: of whatever profile
-    def __get__(self, obj: "Function[Any] | None", owner: object) -> "Table[K, V]":  # Any: of whatever profile
+    def __get__(self, obj: "AnyFunction", owner: object) -> "Table[K, V]": ...
+    def __get__(self, obj: "AnyFunction | None", owner: object) -> "Table[K, V]":
         if obj is None:
             return self
         table: Table[K, V] = obj._state[self._name]
@@ -121,7 +132,7 @@ class Table(Member, MutableMapping[K, V]):
         return f"{self._name}: {self._entries!r}"
 
 
-class Session(Member, Generic[T]):
+class Session(Kept, Generic[T]):
     """An object that is not saved but made: ``cache = Session(dict[int, bytes])``.
 
     Made by calling ``make`` when the device is opened, reset, or loaded with a saved state. What the guest can see must
@@ -136,14 +147,14 @@ class Session(Member, Generic[T]):
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "Function[Any]", owner: object) -> T: ...  # Any: of whatever profile
-    def __get__(self, obj: "Function[Any] | None", owner: object) -> Self | T:  # Any: of whatever profile
+    def __get__(self, obj: "AnyFunction", owner: object) -> T: ...
+    def __get__(self, obj: "AnyFunction | None", owner: object) -> Self | T:
         if obj is None:
             return self
         value: T = obj._state[self._name]
         return value
 
-    def __set__(self, obj: "Function[Any]", value: T) -> None:  # Any: of whatever profile
+    def __set__(self, obj: "AnyFunction", value: T) -> None:
         obj._state[self._name] = value
 
     @override

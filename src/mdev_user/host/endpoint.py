@@ -231,6 +231,7 @@ class _Watcher:
 
     def remove(self, fd: int) -> None:
         self._poll.remove(fd)
+        self._waiting.discard(fd)  # the number may soon be another eventfd's
 
     def _signalled(self, fd: int, signalled: Callable[[], None]) -> None:
         if fd not in self._waiting:

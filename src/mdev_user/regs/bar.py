@@ -19,7 +19,8 @@ from mdev_user.units import is_power_of_two
 class Holder(Protocol):
     """Whose class declares bars: its own ones in use, by index."""
 
-    _bars: Sequence["Bar"]
+    @property
+    def _bars(self) -> Sequence["Bar"]: ...
 
 
 class Bar(Map):

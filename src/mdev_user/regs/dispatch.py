@@ -4,7 +4,7 @@ An access to a whole register, or to a half of an eight-byte one, that concerns 
 own: one look-up and one expression.
 """
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,8 @@ class Dispatch:
     def __init__(
         self,
         layout: Layout,
-        read_hooks: Mapping[int, tuple[ReadHook, ...]] | None = None,
-        write_hooks: Mapping[int, tuple[WriteHook, ...]] | None = None,
+        read_hooks: Mapping[int, Sequence[ReadHook]] | None = None,
+        write_hooks: Mapping[int, Sequence[WriteHook]] | None = None,
         watched: Container[int] = (),
     ) -> None:
         """Hooks by the register's index; ``watched`` are the registers that interrupts depend on."""

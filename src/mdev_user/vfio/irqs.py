@@ -51,6 +51,8 @@ class IrqTable:
         match request.action:
             case IrqAction.TRIGGER:
                 self._set_trigger(request, vectors)
+            case _ if request.bools == (False,):  # "do it to none of them"
+                return
             case IrqAction.MASK:
                 self._intx_masked = True
             case IrqAction.UNMASK if request.eventfds is not None:

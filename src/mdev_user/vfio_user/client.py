@@ -19,7 +19,7 @@ from mdev_user.vfio_user import messages as m
 from mdev_user.vfio_user.commands import NUMBERS, Reply, Request, Role
 from mdev_user.vfio_user.connection import Answered, Asked, Connection, Event, Fds, Refused, RemoteError
 from mdev_user.vfio_user.framing import error_message, reply_message
-from mdev_user.vfio_user.transport import ANCILLARY_SIZE, RECEIVE_FLAGS, close_fds, received_fds, send_with_fds
+from mdev_user.vfio_user.transport import ANCILLARY_SIZE, RECEIVE_FLAGS, close_fds, received_fds, send_all
 
 _BUFFER_SIZE = 64 << 10
 _MOST_REGION_INFO = 64 << 10
@@ -175,8 +175,7 @@ class Client:
     def _ask_with(self, request: Request, kind: type[_R], fds: Sequence[int] = ()) -> tuple[_R, Fds]:
         """The reply and the fds that came with it, which are the caller's."""
         identity, message = self.connection.ask(request)
-        sent = send_with_fds(self.socket, message, fds)
-        self.socket.sendall(memoryview(message)[sent:])
+        send_all(self.socket, message, fds)
         while not isinstance(event := self._next_event(), Answered):
             self._answer(event)
         if event.id == identity and isinstance(event.reply, kind):
@@ -200,11 +199,13 @@ class Client:
         match event:
             case Asked():
                 reply = self._performed(event)
-                self.socket.sendall(b"" if event.no_reply else reply)
+                if not event.no_reply:
+                    send_all(self.socket, reply)
             case Refused():
-                self.socket.sendall(event.reply)
+                if event.reply:
+                    send_all(self.socket, event.reply)
             case _:
-                raise PeerError(f"the server sent a reply that nobody waits for: {event}")
+                raise PeerError(f"the server sent what nobody waits for: {type(event).__name__}")
 
     def _performed(self, event: Asked) -> bytes:
         try:

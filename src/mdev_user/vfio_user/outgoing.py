@@ -7,9 +7,10 @@ What it leaves over waits here until `drain` sends it, in a thread that has noth
 
 import socket
 from collections import deque
+from contextlib import suppress
 from threading import Lock, Thread
 
-from mdev_user.vfio_user.transport import send_with_fds
+from mdev_user.vfio_user.transport import send_all, send_with_fds
 
 _DONT_WAIT = int(socket.MSG_DONTWAIT)
 
@@ -54,8 +55,7 @@ class Outgoing:
                     if not self.waiting:
                         return
                     message, fds = self.waiting[0]
-                sent = send_with_fds(self._socket, message, fds)
-                self._socket.sendall(message[sent:])
+                send_all(self._socket, message, fds)
                 with self._step_lock:
                     self.waiting.popleft()
 
@@ -77,10 +77,5 @@ class Outgoing:
         try:
             self.drain()
         except OSError:
-            self._hang_up()
-
-    def _hang_up(self) -> None:
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # shut down already: the session's thread sees the end in any case
+            with suppress(OSError):  # the session's thread sees the end in any case
+                self._socket.shutdown(socket.SHUT_RDWR)

@@ -34,6 +34,13 @@ def send_with_fds(sock: socket.socket, data: bytes | memoryview, fds: Sequence[i
     return sock.sendmsg([data], [rights], flags)
 
 
+def send_all(sock: socket.socket, data: bytes | memoryview, fds: Sequence[int] = ()) -> None:
+    """Send everything, blocking; the fds travel with the first byte."""
+    sent = send_with_fds(sock, data, fds)
+    if sent != len(data):  # sending nothing would fail where the peer has answered and closed already
+        sock.sendall(memoryview(data)[sent:])
+
+
 def close_fds(numbers: Iterable[int]) -> None:
     for number in numbers:
         with suppress(OSError):

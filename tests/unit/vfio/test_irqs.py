@@ -262,3 +262,13 @@ def test_the_end_closes_everything(irqs: IrqTable, intx: Recorder) -> None:
     irqs.set_level(False)
     irqs.set_level(True)
     assert not irqs.trigger(Irq.MSIX, 0)
+
+
+def test_masking_none_of_the_vectors_masks_nothing(irqs: IrqTable, intx: Recorder) -> None:
+    irqs.set(SetIrqs(Irq.INTX, 0, 1, MASK, bools=(False,)))
+    irqs.set_level(True)
+    assert intx.signals == 1
+    irqs.set(SetIrqs(Irq.INTX, 0, 1, UNMASK, bools=(False,)))
+    assert intx.signals == 1
+    irqs.set(SetIrqs(Irq.INTX, 0, 1, UNMASK, bools=(True,)))
+    assert intx.signals == 2

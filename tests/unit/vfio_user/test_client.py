@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from mdev_user.errors import PeerError
-from mdev_user.vfio_user.client import Client
+from mdev_user.errors import DmaFault, PeerError
+from mdev_user.vfio_user.client import Client, NoMemory
 from mdev_user.vfio_user.connection import RemoteError
 from mdev_user.vfio_user.framing import HEADER, Command, Header, error_message, reply_message
+from mdev_user.vfio_user.messages import DeviceReset
 from mdev_user.vfio_user.version import Version
+from protocol.served import open_fds
 
 Script = Callable[[Header, bytes], bytes]
 
@@ -137,10 +139,10 @@ def test_fds_that_come_uncalled_are_closed(scripted: Callable[..., ScriptedServe
     fd = os.eventfd(0)
     server = scripted(polite(lambda header, _payload: reply_message(header.id, header.command)), fd)
     with Client(server.path, timeout=10) as client:
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_fds()
         with pytest.raises(PeerError, match="file descriptors"):
             client.reset()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_fds() == before
     os.close(fd)
 
 
@@ -161,4 +163,21 @@ def test_a_reply_while_serving_is_refused(scripted: Callable[..., ScriptedServer
     with Client(server.path, timeout=10) as client:
         client.reset()
         with pytest.raises(PeerError, match="nobody asked for"):
+            client.serve()
+
+
+def test_a_client_without_memory_has_none() -> None:
+    memory = NoMemory()
+    with pytest.raises(DmaFault):
+        memory.read(0, 4)
+    with pytest.raises(DmaFault):
+        memory.write(0, b"abcd")
+
+
+def test_an_answer_in_place_of_a_question_is_said(scripted: Callable[..., ScriptedServer]) -> None:
+    """Two requests are under way, by hand: the answer to one comes while the client serves."""
+    server = scripted(polite(lambda header, _payload: reply_message(header.id, header.command)))
+    with Client(server.path, timeout=10) as client:
+        client.socket.sendall(client.connection.ask(DeviceReset())[1])
+        with pytest.raises(PeerError, match="nobody waits for"):
             client.serve()

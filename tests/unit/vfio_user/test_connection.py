@@ -116,10 +116,9 @@ def test_a_connection_is_idle_between_messages_only(pair: tuple[Connection, Conn
     client, server = pair
     message = client.ask(m.DeviceReset())[1]
     assert events(server, message[:5]) == []
-    assert server.midway
-    assert not server.idle
+    assert (server.midway, server.idle) == (True, False)
     assert len(events(server, message[5:])) == 1
-    assert server.idle
+    assert (server.midway, server.idle) == (False, True)
     assert not Connection(Role.SERVER).idle
 
 

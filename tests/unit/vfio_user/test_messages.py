@@ -2,9 +2,10 @@
 
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mdev_user.errors import GuestError, UnknownRequest
@@ -13,6 +14,9 @@ from mdev_user.vfio_user import messages as m
 from mdev_user.vfio_user.commands import KINDS, NUMBERS, Reply, Request, decode_reply, unknown
 from mdev_user.vfio_user.framing import Command, Header, command_message, error_message, reply_message
 from mdev_user.vfio_user.version import LARGEST_REPLY, OURS, Capabilities, Version
+
+QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine is not what these are about."""
 
 u32 = st.integers(0, (1 << 32) - 1)
 u64 = st.integers(0, (1 << 64) - 1)
@@ -53,6 +57,7 @@ REPLIES: dict[str, tuple[st.SearchStrategy[Reply], Callable[[bytes], Reply]]] = 
 }
 
 
+@QUIET
 @given(request=REQUESTS)
 def test_a_request_survives_its_encoding(request: Request) -> None:
     kind = KINDS[NUMBERS[type(request)]]
@@ -63,6 +68,7 @@ def test_a_request_survives_its_encoding(request: Request) -> None:
 def test_a_reply_survives_its_encoding(name: str) -> None:
     values, decode = REPLIES[name]
 
+    @QUIET
     @given(reply=values)
     def survives(reply: Reply) -> None:
         assert decode(reply.encode()) == reply
@@ -70,6 +76,7 @@ def test_a_reply_survives_its_encoding(name: str) -> None:
     survives()
 
 
+@QUIET
 @given(index=u32, flags=st.integers(0, 7), size=u64, offset=u64, areas=areas)
 def test_region_information_with_areas_survives_its_encoding(
     index: int, flags: int, size: int, offset: int, areas: tuple[Area, ...]
@@ -82,13 +89,12 @@ def test_region_information_with_areas_survives_its_encoding(
     assert len(reply.encode_within(found.argsz - 1)) == 32
 
 
+@QUIET
 @given(payload=st.binary(max_size=100), command=st.sampled_from(sorted(KINDS)))
-def test_any_bytes_are_a_value_or_einval(payload: bytes, command: int) -> None:
+def test_any_bytes_are_a_value_or_refused(payload: bytes, command: int) -> None:
     for decode in (KINDS[command].decode, KINDS[command].decode_reply):
-        try:
+        with suppress(GuestError):
             decode(payload)
-        except GuestError as error:
-            assert error.errno == 22
 
 
 def region_info(cap_offset: int, capabilities: bytes) -> bytes:

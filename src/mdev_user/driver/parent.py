@@ -1,0 +1,113 @@
+"""Parent: a device, physical or pretended, that is cut into slices; the class that an author subclasses."""
+
+from collections.abc import Mapping
+from inspect import Parameter, Signature
+from typing import ClassVar, Generic, TypeVar
+from uuid import UUID
+
+from typing_extensions import override
+
+from mdev_user.driver.attributes import Attribute
+from mdev_user.driver.device import Device
+from mdev_user.driver.function import Function
+from mdev_user.driver.members import declarations, of_kind
+from mdev_user.driver.pools import Accounts, Pool, Profile, amounts, check_types, shown
+from mdev_user.errors import DriverError
+from mdev_user.mdev.device import Mdev
+from mdev_user.mdev.types import MdevAttribute, MdevType
+from mdev_user.regs.mistakes import likeliest, number
+from mdev_user.vfio_mdev.ops import MdevParentOps
+
+P = TypeVar("P", bound=Profile)
+
+_NOBODY = UUID(int=0)
+_MOST = (1 << 63) - 1
+
+
+class Parent(MdevParentOps, Generic[P]):
+    """Subclass it and declare ``function``, a `Pool` for each field of its profile, and ``types``.
+
+    ``types`` are profiles by name; the mdev type ``small`` of a function class Crc is ``crc-small``. How many more of
+    each can be created follows from the pools. The pools' totals are options of the parent: ``Card(lanes=16)``.
+    """
+
+    function: type[Function[P]]
+    # On the class the profiles, as an author declares them; on an instance what the framework asks every parent for.
+    types: Mapping[str, P]  # type: ignore[assignment]  # as said
+    _pools: ClassVar[Mapping[str, Pool]] = {}
+
+    @override
+    def __init_subclass__(cls) -> None:
+        name, members = cls.__name__, declarations(cls)
+        function = getattr(cls, "function", None)
+        if not (isinstance(function, type) and issubclass(function, Function)):
+            raise DriverError(f"{name}.function: expected a Function class, given {function!r}")
+        for attribute, _member in of_kind(members, Attribute):
+            raise DriverError(f"{name}.{attribute}: an Attribute is a Function's, given one of a Parent")
+        cls._pools = dict(of_kind(members, Pool))
+        check_types(name, cls._pools, getattr(cls, "types", None))
+        if "driver_name" not in members:
+            cls.driver_name = function.__name__.lower()
+        cls.attributes = tuple(each._mdev_attribute for each in function._plan.attributes)  # noqa: SLF001 - our own
+        options = [Parameter(pool, Parameter.KEYWORD_ONLY, default=each.total) for pool, each in cls._pools.items()]
+        if "__init__" not in members:
+            cls.__signature__ = Signature(options)  # type: ignore[attr-defined]  # what inspect and the loader look for
+        for profile in cls.types.values():  # whatever is wrong with a type is told now, and not at its first create
+            Device(function, profile, _NOBODY)
+
+    def __init__(self, **totals: int) -> None:
+        """``totals`` by the name of the pool; the declared ones where not given. A type may then be never available."""
+        for pool in totals.keys() - self._pools.keys():
+            raise DriverError(f"{type(self).__name__} has no pool {pool}{likeliest(pool, self._pools)}")
+        pools = {
+            name: Pool(_total(name, totals.get(name, each.total)), homogeneous=each.homogeneous)
+            for name, each in self._pools.items()
+        }
+        self._profiles = type(self).types
+        self._accounts = Accounts(pools, self._profiles)
+        mdev_types = tuple(self._mdev_type(name, profile) for name, profile in self._profiles.items())
+        vars(self)["types"] = mdev_types
+
+    @override
+    def create(self, mdev: Mdev) -> Device:
+        self._accounts.take(mdev.type.name)
+        try:
+            return Device(self.function, self._profiles[mdev.type.name], mdev.uuid)
+        except BaseException:
+            self._accounts.give_back(mdev.type.name)
+            raise
+
+    @override
+    def remove(self, mdev: Mdev) -> None:
+        self._accounts.give_back(mdev.type.name)
+
+    @override
+    def get_available(self, mdev_type: MdevType) -> int:
+        return self._accounts.available(mdev_type.name)
+
+    @override
+    def show(self, mdev: Mdev, attribute: MdevAttribute) -> str:
+        device = _device(mdev)
+        return device.attribute(attribute)._show(device.function)  # noqa: SLF001 - our own
+
+    @override
+    def store(self, mdev: Mdev, attribute: MdevAttribute, data: bytes) -> None:
+        device = _device(mdev)
+        device.attribute(attribute)._store(device.function, data)  # noqa: SLF001 - our own
+        device.settle()
+
+    def _mdev_type(self, name: str, profile: P) -> MdevType:
+        takes = ", ".join(f"{pool}: {shown(amount)}" for pool, amount in amounts(profile).items())
+        return MdevType(name, f"{self.function.__name__} {name}", takes)
+
+
+def _device(mdev: Mdev) -> Device:
+    device = mdev.drvdata
+    if not isinstance(device, Device):
+        raise DriverError(f"{mdev.parent.name}: create returned {device!r}: expected a Device")
+    return device
+
+
+def _total(pool: str, given: int | str) -> int:
+    """An option that came from a command line is text."""
+    return number(f"the total of {pool}", int(given, 0) if isinstance(given, str) else given, 0, _MOST)

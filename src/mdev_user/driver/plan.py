@@ -1,0 +1,185 @@
+# ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
+"""The plan of a Function class: its declarations, checked and compiled once, when the class is created."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias, TypeVar
+
+from mdev_user.driver.attributes import Readable
+from mdev_user.driver.hooks import Mark, marks_of, read_hook, write_hook
+from mdev_user.driver.interrupts import MSI, MSIX, Interrupt, Pending
+from mdev_user.driver.jobs import Job
+from mdev_user.driver.members import declarations, of_kind
+from mdev_user.driver.memory import Memory
+from mdev_user.driver.state import Kept
+from mdev_user.errors import DriverError
+from mdev_user.pci.bars import IoBar, MemoryBar
+from mdev_user.pci.capabilities import Capability, Msi, Msix
+from mdev_user.regs.bar import Bar
+from mdev_user.regs.dispatch import Dispatch, Everything, ReadHook, WriteHook
+from mdev_user.regs.mistakes import likeliest
+from mdev_user.regs.refs import Ref
+from mdev_user.regs.slots import Condition, Slot
+from mdev_user.units import PAGE, GiB, align_up
+from mdev_user.vfio.pci_function import BarRegion
+from mdev_user.vfio.requests import Area
+
+_Hook = TypeVar("_Hook", ReadHook, WriteHook)
+_Hooks: TypeAlias = dict[int, list[_Hook]]
+_DECORATORS: dict[str, tuple[bool, bool]] = {
+    # writes, of an array
+    "on_write": (True, False),
+    "on_write_each": (True, True),
+    "on_read": (False, False),
+    "on_read_each": (False, True),
+}
+
+
+class Plan:
+    """What a Function class consists of. Everything here is derived from `declarations`."""
+
+    def __init__(self, function: type) -> None:
+        self.name = function.__name__
+        self.members = declarations(function)
+        self.bars = _by_index(self.name, self.members)
+        self.memories = [member for _name, member in of_kind(self.members, Memory)]
+        self.interrupts = [member for _name, member in of_kind(self.members, Interrupt)]
+        self.jobs = dict(of_kind(self.members, Job))
+        self.attributes = [member for _name, member in of_kind(self.members, Readable)]
+        self.state = [member for _name, member in of_kind(self.members, Kept)]
+        self.conditions = {member: self._conditions(member) for member in self.interrupts}
+        self.busy = {name: self.condition(each._busy) for name, each in self.jobs.items() if each._busy}
+        reads, writes = self._hooks()
+        watched = self._watched()
+        self.dispatches = {
+            index: Dispatch(bar._layout, reads.get(index), writes.get(index), watched.get(index, ()))
+            for index, bar in self.bars.items()
+        }
+
+    def condition(self, ref: Ref[bool]) -> tuple[int, Condition]:
+        """The bar's index and the bits that ``ref`` tests."""
+        index, slots = self._resolve(str(ref), ref)
+        return index, Condition(slots[0].index, ref.mask, None if ref.wanted is None else ref.wanted << ref.lsb)
+
+    def regions(self, profile: object) -> dict[int, BarRegion]:
+        """The BARs of one type of mdev."""
+        regions = {index: _region(bar) for index, bar in self.bars.items()}
+        for memory in self.memories:
+            regions[memory._index] = self._with_memory(memory, memory._bytes(profile), regions.get(memory._index))
+        return regions
+
+    def with_vectors(
+        self, vectors: MSI | MSIX | None, regions: dict[int, BarRegion]
+    ) -> tuple[Capability, dict[int, BarRegion]]:
+        """The capability for messages, and the BARs with that of the MSI-X table."""
+        if isinstance(vectors, MSIX):
+            return _msix(self.name, vectors, len(self.interrupts), regions)
+        wanted = vectors.vectors if isinstance(vectors, MSI) else max(1, len(self.interrupts))
+        if wanted > 32:
+            raise DriverError(
+                f"{self.name}: {wanted} interrupts: MSI has at most 32 vectors; say vectors = MSIX({wanted})"
+            )
+        return Msi(1 << (wanted - 1).bit_length()), regions
+
+    def _with_memory(self, memory: Memory, size: int, under: BarRegion | None) -> BarRegion:
+        area = Area(memory._offset, size)
+        end = memory._offset + size
+        if under is None:
+            return BarRegion(MemoryBar(end, memory._prefetchable, wide=end > 2 * GiB), (area,))
+        if end > under.bar.size or any(
+            area.offset < each.offset + each.size and each.offset < end for each in under.areas
+        ):
+            raise DriverError(
+                f"{self.name}.{memory._name}: bytes {memory._offset:#x} to {end:#x} of bar {memory._index}: expected a "
+                f"free place in its {under.bar.size:#x} bytes"
+            )
+        for slot in self.bars[memory._index]._layout.slots if memory._index in self.bars else ():
+            if slot.offset < end and memory._offset < align_up(slot.end, PAGE):
+                raise DriverError(
+                    f"{self.name}.{memory._name}: bytes {memory._offset:#x} to {end:#x} hold the register {slot.name} "
+                    f"at {slot.offset:#x}: a page is either mapped or has registers; move one"
+                )
+        return BarRegion(under.bar, (*under.areas, area))
+
+    def _conditions(self, interrupt: Interrupt) -> list[tuple[int, Condition]]:
+        refs = (interrupt._pending, interrupt._enable)
+        return [self.condition(ref) for ref in refs if isinstance(ref, Ref)]
+
+    def _watched(self) -> dict[int, Any]:  # Any: sets of registers, or Everything
+        if any(isinstance(each._pending, Pending) for each in self.interrupts):
+            return {index: Everything() for index in self.bars}
+        watched: dict[int, set[int]] = {}
+        for conditions in self.conditions.values():
+            for bar, condition in conditions:
+                watched.setdefault(bar, set()).add(condition.index)
+        return watched
+
+    def _hooks(self) -> tuple[dict[int, _Hooks[ReadHook]], dict[int, _Hooks[WriteHook]]]:
+        """The hooks of each bar, by the index of the register."""
+        reads: dict[int, _Hooks[ReadHook]] = {index: {} for index in self.bars}
+        writes: dict[int, _Hooks[WriteHook]] = {index: {} for index in self.bars}
+        for name, member, mark in self._marks():
+            index, slots = self._resolve(f"{self.name}.{name}: @{mark.decorator}({mark.place})", mark.place)
+            is_write, of_array = _DECORATORS[mark.decorator]
+            if of_array != mark.place.place.repeated:
+                other = mark.decorator.removesuffix("_each") + ("" if of_array else "_each")
+                raise DriverError(f"{self.name}.{name}: @{mark.decorator}({mark.place}): expected @{other}")
+            for slot in slots:
+                if is_write:
+                    writes[index].setdefault(slot.index, []).append(write_hook(mark, slot, member))
+                else:
+                    reads[index].setdefault(slot.index, []).append(read_hook(mark, slot, member))
+        return reads, writes
+
+    def _marks(self) -> Iterator[tuple[str, Callable[..., Any], Mark]]:  # Any: methods of the driver's
+        for name, member in self.members.items():
+            if callable(member):
+                for mark in marks_of(member):
+                    yield name, member, mark
+
+    def _resolve(self, what: str, ref: Ref[Any]) -> tuple[int, tuple[Slot, ...]]:  # Any: of whatever type
+        for index, bar in self.bars.items():
+            if type(bar) is ref.place.bar:
+                return index, bar._layout.find(ref.place.path)
+        names = [type(bar).__name__ for bar in self.bars.values()]
+        given = ref.place.bar.__name__ if ref.place.bar else "a register that is not placed"
+        raise DriverError(
+            f"{what}: expected a register of a bar of {self.name}, given {given}{likeliest(given, names)}"
+        )
+
+
+def _by_index(function: str, members: dict[str, object]) -> dict[int, Bar]:
+    bars: dict[int, Bar] = {}
+    for name, bar in of_kind(members, Bar):
+        if bar._number in bars:
+            raise DriverError(
+                f"{function}.{name}: bar {bar._number} is {bars[bar._number]._name} already; give a subclass another "
+                f"index: class Second({type(bar).__name__}, index=...)"
+            )
+        bars[bar._number] = bar
+    return bars
+
+
+def _region(bar: Bar) -> BarRegion:
+    if bar._io:
+        return BarRegion(IoBar(bar._size))
+    return BarRegion(MemoryBar(bar._size, bar._prefetchable, bar._wide))
+
+
+def _msix(
+    function: str, vectors: MSIX, interrupts: int, regions: dict[int, BarRegion]
+) -> tuple[Capability, dict[int, BarRegion]]:
+    if vectors.vectors < interrupts:
+        raise DriverError(
+            f"{function}: vectors: {interrupts} interrupts need MSIX({interrupts}), given {vectors.vectors}"
+        )
+    taken = {slot for index, each in regions.items() for slot in range(index, index + each.bar.slots)}
+    free = [index for index in range(6) if index not in taken]
+    if vectors.bar is not None and vectors.bar not in free:
+        raise DriverError(f"{function}: MSIX(bar={vectors.bar}): expected a free one, of {free}")
+    if not free:
+        raise DriverError(f"{function}: MSIX: the table needs a BAR of its own, and all six are taken")
+    index = free[0] if vectors.bar is None else vectors.bar
+    capability = Msix(vectors.vectors, table_bar=index)
+    _bar, pba_offset, pba_size = capability.pba
+    size = 1 << (max(PAGE, pba_offset + pba_size) - 1).bit_length()
+    return capability, {**regions, index: BarRegion(MemoryBar(size))}
