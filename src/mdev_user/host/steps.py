@@ -5,10 +5,7 @@ from contextlib import contextmanager
 from threading import Lock
 from time import perf_counter_ns
 
-from mdev_user.vfio.counters import Counters
-
-SLOW_STEP_NS = 1_000_000
-"""A guest's virtual processor waits for a step: one that takes longer than this is counted and named."""
+from mdev_user.vfio.counters import SLOW_STEP_NS, Counters
 
 
 @contextmanager

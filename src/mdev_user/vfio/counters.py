@@ -1,5 +1,8 @@
 """What is counted of a device while it is used: plain integers, each written under the device's step lock."""
 
+SLOW_STEP_NS = 1_000_000
+"""A guest's virtual processor waits for a step: one that takes longer than this is counted and named."""
+
 
 class Counters:
     """Counts since the mdev was created."""

@@ -11,12 +11,13 @@ from struct import Struct
 from threading import Lock
 from time import perf_counter_ns
 
+from mdev_user.vfio.counters import SLOW_STEP_NS
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.requests import REGION_SHIFT
 from mdev_user.vfio_user.framing import COMMAND, LARGEST_DATA, REPLY, Command
 from mdev_user.vfio_user.messages import ACCESS_MESSAGE
 from mdev_user.vfio_user.outgoing import Outgoing
-from mdev_user.vfio_user.steps import SLOW_STEP_NS, refused, wrong_length
+from mdev_user.vfio_user.steps import refused, wrong_length
 from mdev_user.vfio_user.transport import ANCILLARY_SIZE, RECEIVE_FLAGS, Ancillary
 
 _READ, _WRITE = int(Command.REGION_READ), int(Command.REGION_WRITE)

@@ -13,6 +13,7 @@ from threading import Lock
 from time import perf_counter_ns
 
 from mdev_user.errors import DmaFault, PeerError
+from mdev_user.vfio.counters import SLOW_STEP_NS
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio_user.accesses import Accesses, Received
 from mdev_user.vfio_user.commands import Role
@@ -24,7 +25,7 @@ from mdev_user.vfio_user.guest_memory import GuestMemory
 from mdev_user.vfio_user.message_dma import Done, MessageDma
 from mdev_user.vfio_user.messages import RegionRead, RegionWrite
 from mdev_user.vfio_user.outgoing import Outgoing
-from mdev_user.vfio_user.steps import SLOW_STEP_NS, DriverFailed, driver_failed, refused
+from mdev_user.vfio_user.steps import DriverFailed, driver_failed, refused
 from mdev_user.vfio_user.transport import ANCILLARY_SIZE, RECEIVE_FLAGS, close_fds, received_fds
 
 _BUFFER_SIZE = 64 << 10

@@ -6,8 +6,6 @@ from mdev_user.errors import MdevUserError, errno_of
 from mdev_user.vfio.counters import Counters
 from mdev_user.vfio_user.framing import error_message
 
-SLOW_STEP_NS = 1_000_000
-
 _log = logging.getLogger(__name__)
 
 
