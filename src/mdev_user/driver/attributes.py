@@ -35,8 +35,14 @@ class Readable(Member):
     def _show(self, function: "AnyFunction") -> str:
         return f"{_text(getattr(function, self._name))}\n"
 
-    def _store(self, _function: "AnyFunction", _data: bytes) -> None:
-        raise InvalidValue(f"{self._name} cannot be written")
+    def _store(self, function: "AnyFunction", data: bytes) -> None:
+        if not self._writable:
+            raise InvalidValue(f"{self._name} cannot be written")
+        function._settings[self._name] = self._parsed(data.decode(errors="replace").strip())
+
+    def _parsed(self, text: str) -> object:
+        """The value that a writer means. InvalidValue (EINVAL) when there is none."""
+        raise NotImplementedError(text)
 
 
 class Attribute(Readable, Generic[T]):
@@ -77,20 +83,14 @@ class Attribute(Readable, Generic[T]):
         obj._settings[self._name] = value
 
     @override
-    def _store(self, _function: "AnyFunction", _data: bytes) -> None:
-        if not self._writable:
-            raise InvalidValue(f"{self._name} cannot be written")
-        text = _data.decode(errors="replace").strip()
+    def _parsed(self, text: str) -> object:
         value = _parsed(self._name, text, self._initial)
-        self._check(value)
-        _function._settings[self._name] = value
-
-    def _check(self, value: object) -> None:
         if self._range is None:
-            return
+            return value
         least, most = self._range
         if not least <= value <= most:  # type: ignore[operator]  # of the type of the initial value, which has an order
-            raise InvalidValue(f"{self._name or 'Attribute'}: expected {least} to {most} {self._unit}, given {value}")
+            raise InvalidValue(f"{self._name}: expected {least} to {most} {self._unit}, given {value}")
+        return value
 
 
 class Computed(Readable, Generic[T]):

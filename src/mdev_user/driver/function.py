@@ -98,7 +98,9 @@ class Function(Generic[P], metaclass=Sealed):
                 raise AttributeError(_undeclared(type(self).__name__, name, self._plan.members)) from None
 
         def __getattr__(self, name: str) -> object:
-            names = [each for each in dir(self) if not each.startswith("_")]
+            if name in self._plan.members:  # it is there, and its own code raised: let that be seen
+                return object.__getattribute__(self, name)
+            names = [each for each in dir(type(self)) if not each.startswith("_")]
             raise AttributeError(f"{type(self).__name__} has no {name}{likeliest(name, names)}")
 
 
@@ -127,8 +129,6 @@ def _check_state(cls: type, members: dict[str, object]) -> None:
     """DriverError for state that is not declared: set in a method, or shared by all devices."""
     known = members.keys() | _OWN
     for name, member in members.items():
-        if name.startswith("_plan"):
-            continue
         if is_shared_state(member):
             raise DriverError(
                 f"{cls.__name__}.{name}: a {type(member).__name__} in the class would be one for all mdevs, and not "

@@ -53,7 +53,11 @@ def on_write(place: Ref[T] | type[R]) -> Callable[[Callable[..., None]], Callabl
     return _marked(Mark("on_write", place))
 
 
-def on_write_each(place: Ref[T]) -> Callable[[Callable[[F, int, T], None]], Callable[[F, int, T], None]]:
+@overload
+def on_write_each(place: Ref[T]) -> Callable[[Callable[[F, int, T], None]], Callable[[F, int, T], None]]: ...
+@overload
+def on_write_each(place: type[R]) -> Callable[[Callable[[F, int, R], None]], Callable[[F, int, R], None]]: ...
+def on_write_each(place: Ref[T] | type[R]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """`on_write` for a register of an array: the method gets the number of the element first."""
     return _marked(Mark("on_write_each", place))
 
@@ -100,13 +104,21 @@ Hooked = Callable[..., Any]  # Any: called with its owner, of whatever class; it
 
 def write_hook(mark: Mark, slot: Slot, method: Hooked) -> WriteHook:
     """The hook for one register; the value is decoded for the method."""
-    ref, target = mark.place, mark.target
-    if not isinstance(target, Ref):
-        return WriteHook(ref.mask, lambda owner, written: method(owner, target._on([written], 0)))
-    lsb, bits, decode, element = ref.lsb, (1 << ref.width) - 1, ref.decode, slot.element
+    ref, element = mark.place, slot.element
+    if ref.codec == INTEGER and ref.mask == slot.full and isinstance(mark.target, Ref) and element is None:
+        return WriteHook(ref.mask, method)  # as it is: the quick way
+    value_of = _decoder(mark.target)
     if element is None:
-        return WriteHook(ref.mask, lambda owner, written: method(owner, decode(written >> lsb & bits)))
-    return WriteHook(ref.mask, lambda owner, written: method(owner, element, decode(written >> lsb & bits)))
+        return WriteHook(ref.mask, lambda owner, written: method(owner, value_of(written)))
+    return WriteHook(ref.mask, lambda owner, written: method(owner, element, value_of(written)))
+
+
+def _decoder(target: Ref[Any] | type[Register]) -> Callable[[int], object]:  # Any: of whatever type
+    """What a method gets of a register as it was written."""
+    if not isinstance(target, Ref):
+        return lambda written: target._on([written], 0)
+    lsb, bits, decode = target.lsb, (1 << target.width) - 1, target.decode
+    return lambda written: decode(written >> lsb & bits)
 
 
 def read_hook(mark: Mark, slot: Slot, method: Hooked) -> ReadHook:

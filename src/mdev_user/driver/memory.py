@@ -42,7 +42,10 @@ class Memory(Member):
 
     def _bytes(self, profile: object) -> int:
         """Its size for one type of mdev."""
-        size = self._size if isinstance(self._size, int) else self._size(profile)
+        try:
+            size = self._size if isinstance(self._size, int) else self._size(profile)
+        except AttributeError as error:  # of a profile, whose type no checker knows there
+            raise DriverError(f"{self._name}: size: {error}") from error
         if isinstance(size, int) and size > 0 and size % PAGE == 0:
             return size
         raise DriverError(f"{self._name}: size: expected a multiple of {PAGE:#x} bytes, given {size!r}")

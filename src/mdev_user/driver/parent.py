@@ -50,8 +50,9 @@ class Parent(MdevParentOps, Generic[P]):
             cls.driver_name = function.__name__.lower()
         cls.attributes = tuple(each._mdev_attribute for each in function._plan.attributes)  # noqa: SLF001 - our own
         options = [Parameter(pool, Parameter.KEYWORD_ONLY, default=each.total) for pool, each in cls._pools.items()]
-        if "__init__" not in members:
-            cls.__signature__ = Signature(options)  # type: ignore[attr-defined]  # what inspect and the loader look for
+        # What inspect, and so whoever takes options from a command line, looks for; an author's own __init__ says more.
+        own = cls.__init__ is not Parent.__init__
+        cls.__signature__ = None if own else Signature(options)  # type: ignore[attr-defined]  # as above
         for profile in cls.types.values():  # whatever is wrong with a type is told now, and not at its first create
             Device(function, profile, _NOBODY)
 

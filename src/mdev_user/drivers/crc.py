@@ -1,4 +1,3 @@
-# ruff: noqa: D101, I001, RUF012, ARG002 - a declaration says itself what it is, and nobody changes it
 """crc: a checksum engine that many guests share; the smallest complete parent driver.
 
 When the doorbell is rung it reads ``length`` bytes at ``source`` by DMA, stores their CRC-32 and interrupts.

@@ -104,11 +104,8 @@ class Each(Entry, Generic[E]):
 
     @override
     def _slots(self, origin: Origin) -> Iterator[Slot]:
+        kind = self._kind
+        slots = kind.at(0)._slots if issubclass(kind, Register) else kind._all_slots
         for element in range(self._length):
-            at = Origin(
-                origin.index + element * self._step, origin.offset + element * self._stride, origin.path, element
-            )
-            if issubclass(self._kind, Register):
-                yield from self._kind.at(0)._slots(at)
-            else:
-                yield from self._kind._all_slots(at)
+            index, offset = origin.index + element * self._step, origin.offset + element * self._stride
+            yield from slots(Origin(index, offset, origin.path, element))

@@ -1,15 +1,15 @@
 """Dispatch: the tables of a bar class, with the methods that a driver class hung on its registers.
 
-An access to a whole register, or to a half of an eight-byte one, that concerns no method and no bank has a row of its
-own: one look-up and one expression.
+An access to a whole register, or to a half of an eight-byte one, has a row of its own: one look-up and one expression,
+and then whatever methods it concerns.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from mdev_user.regs.layout import Candidates, Cover, Layout
-from mdev_user.regs.slots import Slot
+from mdev_user.regs.slots import Condition, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,27 @@ class Everything:
         return True
 
 
-_Key = tuple[int, int]
+Key: TypeAlias = tuple[int, int]
+"""Offset and size of an access, in bytes."""
+
+ReadRow: TypeAlias = tuple[int, int, int, Slot | None]
+"""Index, shift and mask of what is read; the register itself where a read does more than that."""
+
+Combine: TypeAlias = tuple[int, int, int, int, int]
+"""How far to shift what was written; the bits that stay, that are stored, that a 1 clears, and that a 1 sets."""
+
+WriteRow: TypeAlias = tuple[int, Combine | None, bool, tuple[Callable[[Any, int], None], ...]]  # Any: as in WriteHook
+"""Index; how to combine (None: the value is what was written); whether to settle; whom to tell."""
+
+_Row = TypeVar("_Row", ReadRow, WriteRow)
+Alternatives: TypeAlias = tuple[tuple[Condition | None, _Row], ...]
+"""The rows of the registers that share a place, each with what selects it, in the order in which they are asked."""
 
 
 class Dispatch:
-    """The tables of a bar class and of the methods that a driver class hung on it."""
+    """The tables of a bar class and of the methods that a driver class hung on it. What has no row goes by pieces."""
 
-    __slots__ = ("exact_reads", "exact_writes", "layout", "plain_reads", "plain_writes", "read_hooks", "write_hooks")
+    __slots__ = ("banked_reads", "banked_writes", "layout", "read_hooks", "reads", "watched", "write_hooks", "writes")
 
     def __init__(
         self,
@@ -56,39 +70,67 @@ class Dispatch:
         self.layout = layout
         self.read_hooks = dict(read_hooks or {})
         self.write_hooks = dict(write_hooks or {})
-        self.exact_reads = dict(_exact(layout.reads))
-        self.exact_writes = dict(_exact(layout.writes))
-        self.plain_reads = {
-            key: (slot.index, shift, mask & ~slot.masks.hidden >> shift)
-            for slot in _sole(self.exact_reads)
-            if slot.index not in self.read_hooks and not slot.masks.once and not is_missing(slot)
-            for key, shift, mask in _wholes(slot)
-        }
-        self.plain_writes = {
-            key: _plain_write(slot, shift, mask << shift, settles=slot.index in watched)
-            for slot in _sole(self.exact_writes)
-            if slot.index not in self.write_hooks and not slot.masks.missing
-            for key, shift, mask in _wholes(slot)
-        }
+        self.watched = watched
+        self.reads: dict[Key, ReadRow] = {}
+        self.banked_reads: dict[Key, Alternatives[ReadRow]] = {}
+        self.writes: dict[Key, WriteRow] = {}
+        self.banked_writes: dict[Key, Alternatives[WriteRow]] = {}
+        _fill(layout.reads, self._read_row, self.reads, self.banked_reads)
+        _fill(layout.writes, self._write_row, self.writes, self.banked_writes)
+
+    def _read_row(self, slot: Slot, shift: int, mask: int) -> ReadRow | None:
+        if not (slot.index in self.read_hooks or slot.masks.once or is_missing(slot)):
+            return slot.index, shift, mask & ~slot.masks.hidden >> shift, None
+        return (slot.index, 0, 0, slot) if mask == slot.full else None
+
+    def _write_row(self, slot: Slot, shift: int, mask: int) -> WriteRow | None:
+        hooks = self.write_hooks.get(slot.index, ())
+        whole = mask == slot.full
+        if slot.masks.missing or (hooks and not whole):
+            return None
+        settles = bool(hooks) or slot.index in self.watched
+        return slot.index, _combine(slot, shift, mask << shift), settles, tuple(hook.call for hook in hooks)
 
 
-def _exact(cover: Cover) -> Iterator[tuple[_Key, Candidates]]:
-    """Offset and size of the registers that share their place with none, or only with others just as large."""
+def _combine(slot: Slot, shift: int, enable: int) -> Combine | None:
+    masks = slot.masks
+    if masks.store == enable == slot.full:
+        return None
+    store = masks.store & enable
+    return shift, ~store, store, masks.clear, masks.put
+
+
+def _fill(
+    cover: Cover,
+    row_of: Callable[[Slot, int, int], _Row | None],
+    rows: dict[Key, _Row],
+    banked: dict[Key, Alternatives[_Row]],
+) -> None:
+    """Make rows for the registers that share their place with none, or only with others just as large."""
     for start, candidates in zip(cover.bounds, cover.candidates, strict=True):
-        if not candidates:
+        if not _is_whole(cover, start, candidates):
             continue
-        size = candidates[0].size
-        same = all(slot.offset == start and slot.size == size for slot in candidates)
-        pieces = list(cover.pieces(start, start + size))
-        if same and len(pieces) == 1:  # nothing else begins within
-            yield (start, size), candidates
+        first = candidates[0]
+        if first.selected is None:
+            made = ((key, row_of(first, shift, mask)) for key, shift, mask in _wholes(first))
+            rows.update((key, row) for key, row in made if row is not None)
+        else:
+            found = [(slot.selected, row_of(slot, 0, slot.full)) for slot in candidates]
+            kept = tuple((bank, row) for bank, row in found if row is not None)
+            if len(kept) == len(found):
+                banked[start, first.size] = kept
 
 
-def _sole(exact: Mapping[_Key, Candidates]) -> Iterator[Slot]:
-    return (candidates[0] for candidates in exact.values() if len(candidates) == 1 and candidates[0].selected is None)
+def _is_whole(cover: Cover, start: int, candidates: Candidates) -> bool:
+    """Whether all the candidates begin here, are of one size, and nothing else begins within."""
+    if not candidates:
+        return False
+    size = candidates[0].size
+    same = all(slot.offset == start and slot.size == size for slot in candidates)
+    return same and len(list(cover.pieces(start, start + size))) == 1
 
 
-def _wholes(slot: Slot) -> Iterator[tuple[_Key, int, int]]:
+def _wholes(slot: Slot) -> Iterator[tuple[Key, int, int]]:
     """The accesses that are worth a row: the whole register, and the halves by which eight bytes are often accessed."""
     yield (slot.offset, slot.size), 0, slot.full
     if slot.size == 8:
@@ -98,15 +140,3 @@ def _wholes(slot: Slot) -> Iterator[tuple[_Key, int, int]]:
 
 def is_missing(slot: Slot) -> bool:
     return slot.masks.missing == slot.full
-
-
-_PlainWrite = tuple[int, bool, tuple[int, int, int, int, int] | None]
-"""Index, whether it settles, and how to combine; None: the value is what was written."""
-
-
-def _plain_write(slot: Slot, shift: int, enable: int, *, settles: bool) -> _PlainWrite:
-    masks = slot.masks
-    if masks.store == enable == slot.full:
-        return slot.index, settles, None
-    store = masks.store & enable
-    return slot.index, settles, (shift, ~store, store, masks.clear, masks.put)

@@ -12,7 +12,6 @@ from typing import TypeAlias
 
 from mdev_user.errors import DriverError
 from mdev_user.regs.mistakes import likeliest
-from mdev_user.regs.refs import Ref
 from mdev_user.regs.slots import Condition, Slot
 
 Candidates: TypeAlias = tuple[Slot, ...]
@@ -70,12 +69,6 @@ class Layout:
         if path not in self._by_path:
             raise DriverError(f"{self.bar} has no register {path}{likeliest(path, self._by_path)}")
         return tuple(self._by_path[path])
-
-    def condition(self, ref: Ref[bool], element: int | None = None) -> Condition:
-        """What ``ref`` tests; of an array, in ``element``."""
-        slots = self.find(ref.place.path)
-        slot = slots[element or 0]
-        return Condition(slot.index, ref.mask, None if ref.wanted is None else ref.wanted << ref.lsb)
 
     def _selected_by(self, slot: Slot) -> Condition | None:
         ref = slot.bank

@@ -6,10 +6,10 @@ may have moved what interrupts depend on.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mdev_user.errors import GuestError, OutOfRange
-from mdev_user.regs.dispatch import Dispatch, ReadHook, WriteHook, is_missing
+from mdev_user.regs.dispatch import Alternatives, Dispatch, ReadHook, ReadRow, WriteHook, WriteRow, is_missing
 from mdev_user.regs.layout import Cover, selected
 from mdev_user.regs.slots import Slot
 
@@ -27,12 +27,15 @@ class Watcher(Protocol):
         """An access to bytes where nothing is declared, or which are declared as unimplemented."""
 
 
+_Row = TypeVar("_Row", ReadRow, WriteRow)
+
+
 class RegisterSpace:
     """One bar in use. ``values`` are its registers, by their index; whoever holds them is the hardware."""
 
     __slots__ = (
-        "_exact_reads", "_exact_writes", "_layout", "_owner", "_plain_reads", "_plain_writes", "_read_hooks", "_size",
-        "_watcher", "_write_hooks", "values",
+        "_banked_reads", "_banked_writes", "_layout", "_owner", "_read_hooks", "_reads", "_size", "_watcher",
+        "_write_hooks", "_writes", "values",
     )  # fmt: skip
 
     def __init__(self, dispatch: Dispatch, values: list[int], owner: object, watcher: Watcher) -> None:
@@ -40,33 +43,44 @@ class RegisterSpace:
         self.values = values
         self._layout = dispatch.layout
         self._size = dispatch.layout.size
-        self._plain_reads, self._plain_writes = dispatch.plain_reads, dispatch.plain_writes
-        self._exact_reads, self._exact_writes = dispatch.exact_reads, dispatch.exact_writes
+        self._reads, self._banked_reads = dispatch.reads, dispatch.banked_reads
+        self._writes, self._banked_writes = dispatch.writes, dispatch.banked_writes
         self._read_hooks, self._write_hooks = dispatch.read_hooks, dispatch.write_hooks
         self._owner = owner
         self._watcher = watcher
 
     def read(self, offset: int, count: int) -> bytes:
         """A guest's read of any size and alignment. Raises OutOfRange (EFAULT) beyond the bar's end."""
-        plain = self._plain_reads.get((offset, count))
-        if plain is None:
-            return self._read(offset, count)
-        index, shift, mask = plain
+        row = self._reads.get((offset, count)) or self._alternative(self._banked_reads.get((offset, count)))
+        if row is None:
+            return self._read_pieces(offset, count)
+        index, shift, mask, special = row
+        if special is not None:
+            data = self._read_slot(special, special.full).to_bytes(count, "little")
+            self._watcher.settle()
+            return data
         return (self.values[index] >> shift & mask).to_bytes(count, "little")
 
     def write(self, offset: int, data: bytes) -> None:
         """A guest's write of any size and alignment. Raises OutOfRange (EFAULT) beyond the bar's end."""
-        plain = self._plain_writes.get((offset, len(data)))
-        if plain is None:
-            self._write(offset, data)
+        key = offset, len(data)
+        row = self._writes.get(key) or self._alternative(self._banked_writes.get(key))
+        if row is None:
+            self._write_pieces(offset, data)
             return
-        index, settles, combine = plain
+        index, combine, settles, calls = row
+        given = int.from_bytes(data, "little")
         if combine is None:
-            self.values[index] = int.from_bytes(data, "little")
+            self.values[index] = given
         else:
             shift, keep, store, clear, put = combine
-            given = int.from_bytes(data, "little") << shift
+            given <<= shift
             self.values[index] = (self.values[index] & keep | given & store) & ~(given & clear) | given & put
+        for call in calls:
+            try:
+                call(self._owner, given)
+            except GuestError as error:
+                self._watcher.refuse(error)
         if settles:
             self._watcher.settle()
 
@@ -78,15 +92,12 @@ class RegisterSpace:
 
     # --- what is not plain ----------------------------------------------------------------------------------
 
-    def _read(self, offset: int, count: int) -> bytes:
-        candidates = self._exact_reads.get((offset, count))
-        slot = selected(candidates, self.values) if candidates else None
-        if slot is not None:
-            data = self._read_slot(slot, slot.full).to_bytes(count, "little")
-        else:
-            data = self._read_pieces(offset, count)
-        self._watcher.settle()
-        return data
+    def _alternative(self, alternatives: Alternatives[_Row] | None) -> _Row | None:
+        """The row of the register that is selected; None where there are none, or none is selected."""
+        for bank, row in alternatives or ():
+            if bank is None or bank.holds(self.values):
+                return row
+        return None
 
     def _read_pieces(self, offset: int, count: int) -> bytes:
         data = bytearray(count)
@@ -94,6 +105,7 @@ class RegisterSpace:
             shift, enable = _part(slot, start, end)
             value = self._read_slot(slot, enable) >> shift & (enable >> shift)
             data[start - offset : end - offset] = value.to_bytes(end - start, "little")
+        self._watcher.settle()
         return bytes(data)
 
     def _read_slot(self, slot: Slot, enable: int) -> int:
@@ -115,16 +127,11 @@ class RegisterSpace:
             self._watcher.refuse(error)
             return 0
 
-    def _write(self, offset: int, data: bytes) -> None:
-        candidates = self._exact_writes.get((offset, len(data)))
-        slot = selected(candidates, self.values) if candidates else None
-        if slot is not None:
-            self._write_slot(slot, int.from_bytes(data, "little"), slot.full)
-        else:
-            for start, end, touched in self._touched(self._layout.writes, offset, len(data), written=True):
-                shift, enable = _part(touched, start, end)
-                given = int.from_bytes(data[start - offset : end - offset], "little") << shift
-                self._write_slot(touched, given, enable)
+    def _write_pieces(self, offset: int, data: bytes) -> None:
+        for start, end, slot in self._touched(self._layout.writes, offset, len(data), written=True):
+            shift, enable = _part(slot, start, end)
+            given = int.from_bytes(data[start - offset : end - offset], "little") << shift
+            self._write_slot(slot, given, enable)
         self._watcher.settle()
 
     def _write_slot(self, slot: Slot, given: int, enable: int) -> None:

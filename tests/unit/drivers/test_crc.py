@@ -5,12 +5,15 @@ import os
 import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic, sleep
 from zlib import crc32
 
 import pytest
 
 from mdev_user.driver import Device
+from mdev_user.driver.pools import Accounts
+from mdev_user.drivers import crc
 from mdev_user.drivers.crc import Card, Crc, Regs
 from mdev_user.errors import NoSpace, errno_of
 from mdev_user.mdev.parent import MdevParent
@@ -250,3 +253,32 @@ def test_work_counts_what_was_read(host: LocalHost, parent: MdevParent) -> None:
         assert function.total == 8
         assert isinstance(function.regs, Regs)
         os.close(guest.memory)
+
+
+# --- negative controls: without the one line, the proofs above fail ---------------------------------------------
+
+
+def test_without_settling_nothing_is_signalled(
+    host: LocalHost, parent: MdevParent, eventfd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Device, "settle", lambda _device: None)
+    with guest_of(host, parent) as guest:
+        guest.client.arm(Irq.INTX, [eventfd])
+        guest.write(ENABLE, DONE)
+        guest.place(b"x")
+        guest.write(DOORBELL, 1)
+        assert guest.finished() == DONE
+        assert not signalled(eventfd, 0.05)
+
+
+def test_without_taking_from_the_pools_a_ninth_is_created(
+    host: LocalHost, parent: MdevParent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Accounts, "take", lambda _accounts, _type: None)
+    for _ in range(9):
+        host.create(parent, "crc-small")
+
+
+def test_driver_is_as_short_as_promised() -> None:
+    lines = Path(crc.__file__).read_text().count("\n")
+    assert lines <= 60

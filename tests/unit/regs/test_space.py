@@ -83,6 +83,7 @@ class Queue(RegisterFile):
 
 class Queues(Bar, index=2, size=4096):
     queue = Each(Queue, at=0x100, count=4, stride=0x10)
+    doorbell = Each(Mixed, at=0x200, count=2)
 
 
 def test_each_kind_reads_as_it_says() -> None:
@@ -184,6 +185,14 @@ def test_elements_of_an_array_are_registers_of_their_own() -> None:
         regs.queue[4]
 
 
+def test_register_without_a_file_can_be_repeated() -> None:
+    space, _ = in_use(Queues)
+    regs = Queues._on(space.values, 0)
+    regs.doorbell[1].ro = 5
+    assert (int(regs.doorbell[0]), space.read(0x204, 4)) == (0, b"\x50\0\0\0")
+    assert [slot.name for slot in Queues._layout.find("doorbell")] == ["doorbell[0]", "doorbell[1]"]
+
+
 def test_reset_keeps_sticky_registers_only_when_asked() -> None:
     class Sticky(Bar, index=0, size=16):
         kept = U32(0, reset=1, sticky=True)
@@ -265,9 +274,10 @@ def test_error_of_the_guest_in_a_method_is_told_and_the_next_method_runs() -> No
     reads = {0: (ReadHook(0, 0xF, refuse),)}
     space, told = in_use(Kinds, Dispatch(layout, reads, {0: hooks}))
     space.write(0, b"\x01\x00\x00\x00")
+    space.write(0, b"\x02")
     assert space.read(0, 1) == b"\x50"
-    assert told.refused == ["no", "no"]
-    assert after == [1]
+    assert told.refused == ["no", "no", "no"]
+    assert [value & 0xF for value in after] == [1, 2]
 
 
 def test_only_watched_plain_registers_settle() -> None:
@@ -408,7 +418,7 @@ def test_oracle_can_tell_a_wrong_mask(monkeypatch: pytest.MonkeyPatch) -> None:
         number = U32(4)
 
     space, oracle = in_use(One)[0], Oracle(One)
-    monkeypatch.setitem(space._plain_writes, (4, 4), (1, False, (0, ~0, 0, 0, 0)))
+    monkeypatch.setitem(space._writes, (4, 4), (1, (0, ~0, 0, 0, 0), False, ()))
     space.write(4, b"\xff\0\0\0")
     oracle.write(4, 0xFF)
     assert space.values[1] != oracle.value(1, 4)

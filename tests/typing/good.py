@@ -1,0 +1,205 @@
+# mypy: disable-error-code="explicit-override"
+# ruff: noqa: RUF012 - declarations
+"""Author code of every kind of declaration; no checker has anything to say of it."""
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+from mdev_user.driver import (
+    MSIX,
+    RC,
+    RO,
+    RW1C,
+    U8,
+    U16,
+    U32,
+    U64,
+    WO,
+    Attribute,
+    Bar,
+    DmaFault,
+    Each,
+    Field,
+    Flag,
+    Function,
+    Interrupt,
+    KiB,
+    Memory,
+    Message,
+    MiB,
+    Parent,
+    PciExpress,
+    PciId,
+    Pool,
+    Profile,
+    Ref,
+    Register,
+    RegisterFile,
+    ResetKind,
+    Saved,
+    Session,
+    Table,
+    attribute,
+    job,
+    on_read,
+    on_read_each,
+    on_write,
+    on_write_each,
+    pending,
+    sleep,
+)
+
+
+class Mode(IntEnum):
+    IDLE = 0
+    RUN = 1
+    STEP = 2
+    RESERVED = 3
+
+
+class Speed(Enum):
+    SLOW = 0
+    FAST = 1
+
+
+class Control(Register, size=2):
+    mode = Field(0, 2, Mode)
+    level = Field(2, 4)
+    ready = Flag(15, RO)
+
+
+class Status(Register):
+    done, fault, busy = Flag(0, RW1C), Flag(1, RC), Flag(7, RO)
+    speed = Field(8, 1, Speed, RO)
+
+
+class Lcr(Register, size=1):
+    dlab = Flag(7)
+
+
+class Queue(RegisterFile):
+    base = U64(0)
+    tail = U32(8)
+    control = Control.at(12)
+
+
+class Regs(Bar, index=0, size=16 * KiB):
+    control = Control.at(0, reset=1)
+    status = Status.at(4)
+    number, key = U32(8), U16(12, WO)
+    queue = Each(Queue, at=0x100, count=4, stride=0x20)
+
+
+class Port(Bar, index=1, size=8, io=True):
+    rbr, thr = U8(0, RO), U8(0, WO)
+    lcr = Lcr.at(3)
+    divisor = U16(0, bank=Lcr.dlab)
+
+
+@dataclass(frozen=True)
+class Slice(Profile):
+    engines: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    address: int
+    length: int
+
+
+class Engine(Function[Slice]):
+    identity = PciId(vendor=0x1DE5, device=1, class_code=0x120000)
+    vectors = MSIX(8)
+    capabilities = (PciExpress(),)
+
+    regs, port = Regs(), Port()
+    vram = Memory(index=2, size=lambda profile: profile.memory)
+    frames = Saved(0)
+    current = Saved[Descriptor | None](None)
+    waiting = Table[int, Descriptor](limit=16)
+    cache = Session(dict[int, bytes])
+    clock = Attribute(100, unit="MHz", range=(10, 400), group="engine")
+    done = Interrupt(Regs.status.done)
+    completion = Message()
+
+    @pending
+    def is_waiting(self) -> bool:
+        return bool(self.waiting)
+
+    queued = Interrupt(is_waiting)
+
+    @attribute(group="engine")
+    def load(self) -> int:
+        return self.frames // self.clock
+
+    @on_write(Regs.number)
+    def start(self, value: int) -> None:
+        if not self.run(value, name="run"):
+            self.regs.status.fault = True
+
+    @on_write(Regs.control.mode)
+    def change(self, mode: Mode) -> None:
+        self.regs.control.level = mode.value
+
+    @on_write(Regs.control)
+    def configure(self, written: Control) -> None:
+        self.frames = int(written) + written.level
+
+    @on_write_each(Regs.queue.tail)
+    def ring(self, index: int, tail: int) -> None:
+        queue = self.regs.queue[index]
+        self.waiting[index] = Descriptor(queue.base, tail)
+        queue.control.mode = Mode.RUN
+
+    @on_read(Regs.status.speed)
+    def speed(self) -> Speed:
+        return Speed.FAST if self.clock > 200 else Speed.SLOW
+
+    @on_read_each(Regs.queue.base)
+    def base(self, index: int) -> int:
+        return index
+
+    @job(busy=Regs.status.busy)
+    async def run(self, value: int, name: str) -> None:
+        try:
+            data = await self.dma.read(value, 16)
+            await self.dma.write(value, data[::-1])
+            await sleep(0.1)
+        except DmaFault:
+            self.regs.status.fault = True
+            return
+        self.vram[0:16] = data
+        self.cache[value] = data
+        self.completion.send(3)
+
+    def opened(self) -> None:
+        self.frames = len(self.cache)
+
+    def reset(self, kind: ResetKind) -> None:
+        if kind is ResetKind.POWER_ON:
+            self.frames = 0
+
+    def closed(self) -> None:
+        self.cache.clear()
+
+
+class Card(Parent[Slice]):
+    function = Engine
+    engines, memory = Pool(8, homogeneous=True), Pool(256 * MiB)
+    types = {"1": Slice(engines=1, memory=MiB), "4": Slice(engines=4, memory=64 * MiB)}
+
+
+def names(engine: Engine) -> tuple[int, Mode, Speed, Descriptor | None, int]:
+    first = next(iter(engine.regs.queue))
+    return first.tail, engine.regs.control.mode, engine.regs.status.speed, engine.current, engine.profile.memory
+
+
+def references() -> tuple[Ref[int], Ref[bool], Ref[Mode], Ref[bool], Ref[bool]]:
+    return (
+        Regs.number,
+        Regs.status.done,
+        Regs.queue.control.mode,
+        Regs.number.any,
+        Regs.control.mode.equals(Mode.RUN),
+    )

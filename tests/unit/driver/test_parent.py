@@ -1,0 +1,320 @@
+# ruff: noqa: RUF012 - declarations
+"""Parents: pools, profiles and types, and the accounts that follow from them."""
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Thread
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdev_user.driver import (
+    Attribute,
+    DriverError,
+    Function,
+    Interrupt,
+    Memory,
+    NoSpace,
+    Parent,
+    PciId,
+    Pool,
+    Profile,
+    pending,
+)
+from mdev_user.driver.pools import Accounts, shown
+from mdev_user.errors import InvalidValue
+from mdev_user.host.loader import load_parent
+from mdev_user.testing.local import LocalHost
+from mdev_user.units import GiB, MiB
+from mdev_user.vfio.requests import Irq
+
+
+@dataclass(frozen=True)
+class Slice(Profile):
+    lanes: int
+    buffer: int
+
+
+class Sample(Function[Slice]):
+    identity = PciId(vendor=0x1DE5, device=4, class_code=0x120000)
+
+
+class Card(Parent[Slice]):
+    function = Sample
+    lanes, buffer = Pool(8), Pool(256 * MiB)
+    types = {"small": Slice(1, 16 * MiB), "large": Slice(4, 64 * MiB), "bare": Slice(1, 0)}
+
+
+POOLS = {"lanes": Pool(8), "buffer": Pool(256)}
+TYPES = {"small": Slice(1, 16), "large": Slice(4, 64), "bare": Slice(1, 0), "thin": Slice(0, 100)}
+
+
+def test_types_are_described_by_their_profile() -> None:
+    described = [(each.name, each.pretty_name, each.description) for each in vars(Card())["types"]]
+    assert described == [
+        ("small", "Sample small", "lanes: 1, buffer: 16 MiB"),
+        ("large", "Sample large", "lanes: 4, buffer: 64 MiB"),
+        ("bare", "Sample bare", "lanes: 1, buffer: 0"),
+    ]
+    assert Card.driver_name == "sample"
+    assert Card.types["small"] == Slice(1, 16 * MiB)
+
+
+def test_sizes_are_shown_in_their_unit() -> None:
+    assert [shown(each) for each in (0, 7, 1024, 3 * MiB, 2 * GiB)] == ["0", "7", "1 KiB", "3 MiB", "2 GiB"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(sorted(TYPES))), max_size=40))
+def test_accounts_are_never_overdrawn(log: list[tuple[bool, str]]) -> None:
+    accounts, live = Accounts(POOLS, TYPES), list[str]()
+    for create, name in log:
+        if not create and name in live:
+            accounts.give_back(name)
+            live.remove(name)
+        elif create:
+            available = accounts.available(name)
+            try:
+                accounts.take(name)
+            except NoSpace:
+                assert available == 0
+            else:
+                assert available > 0
+                live.append(name)
+        for pool, each in POOLS.items():
+            assert accounts.free(pool) == each.total - sum(getattr(TYPES[name], pool) for name in live) >= 0
+
+
+def test_available_is_how_many_can_really_be_created() -> None:
+    for name in TYPES:
+        accounts = Accounts(POOLS, TYPES)
+        promised = accounts.available(name)
+        for _ in range(promised):
+            accounts.take(name)
+        with pytest.raises(NoSpace):
+            accounts.take(name)
+
+
+def test_homogeneous_pool_is_one_types_at_a_time() -> None:
+    accounts = Accounts({"lanes": Pool(8, homogeneous=True), "buffer": Pool(256)}, TYPES)
+    accounts.take("small")
+    assert [accounts.available(name) for name in ("small", "large", "bare", "thin")] == [7, 0, 0, 2]
+    with pytest.raises(NoSpace, match="lanes is homogeneous, and another type's as long as its mdevs exist"):
+        accounts.take("large")
+    accounts.give_back("small")
+    assert accounts.available("large") == 2
+
+
+def test_concurrent_creates_share_the_last_one() -> None:
+    accounts, won = Accounts({"lanes": Pool(50), "buffer": Pool(0)}, {"bare": Slice(1, 0)}), list[int]()
+
+    def create() -> None:
+        for _ in range(20):
+            try:
+                accounts.take("bare")
+            except NoSpace:
+                continue
+            won.append(1)
+
+    threads = [Thread(target=create) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 50
+    assert accounts.free("lanes") == 0
+
+
+def test_totals_are_options_of_the_parent() -> None:
+    assert Card(lanes=2)._accounts.free("lanes") == 2
+    with pytest.raises(DriverError, match="Card has no pool lnaes; did you mean lanes"):
+        Card(lnaes=2)
+
+
+def test_totals_are_options_on_a_command_line() -> None:
+    made = load_parent(f"{__file__}:Card", {"lanes": "0x10"})
+    assert getattr(made, "_accounts").free("lanes") == 16  # noqa: B009 - of a class of another module
+
+
+def test_option_of_an_authors_own_is_one_of_the_parent() -> None:
+    class Named(Card):
+        def __init__(self, *, label: str) -> None:
+            super().__init__(lanes=3)
+            self.label = label
+
+    assert list(inspect.signature(Named).parameters) == ["label"]
+    assert list(inspect.signature(Card).parameters) == ["lanes", "buffer"]
+    assert Named(label="x")._accounts.free("lanes") == 3
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Narrow(Profile):
+    lanes: int
+
+
+def function_missing() -> None:
+    class Wrong(Parent[Slice]):
+        lanes, buffer = Pool(8), Pool(8)
+        types = {"one": Slice(1, 1)}
+
+
+def function_no_class() -> None:
+    class Wrong(Parent[Slice]):
+        function = "Sample"  # type: ignore[assignment]  # the mistake
+        types = {"one": Slice(1, 1)}
+
+
+def pools_missing() -> None:
+    class Wrong(Parent[Slice]):
+        function = Sample
+        types = {"one": Slice(1, 1)}
+
+
+def types_missing() -> None:
+    class Wrong(Parent[Slice]):
+        function = Sample
+        lanes, buffer = Pool(8), Pool(8)
+
+
+def pool_missing() -> None:
+    class Wrong(Parent[Slice]):
+        function = Sample
+        lanes, bufer = Pool(8), Pool(8)
+        types = {"one": Slice(1, 1)}
+
+
+def field_missing() -> None:
+    class Wrong(Parent[Narrow]):
+        function = Sample  # type: ignore[assignment]  # what a checker would say of it
+        lanes, buffer = Pool(8), Pool(8)
+        types = {"one": Narrow(1)}
+
+
+def type_too_large() -> None:
+    class Wrong(Parent[Slice]):
+        function = Sample
+        lanes, buffer = Pool(8), Pool(8)
+        types = {"one": Slice(9, 1)}
+
+
+def type_of_nothing() -> None:
+    class Wrong(Parent[Slice]):
+        function = Sample
+        lanes, buffer = Pool(8), Pool(8)
+        types = {"one": Slice(0, 0)}
+
+
+def type_no_profile() -> None:
+    class Wrong(Parent[Slice]):
+        function = Sample
+        lanes, buffer = Pool(8), Pool(8)
+        types = {"one": 1}  # type: ignore[assignment]  # the mistake
+
+
+def attribute_of_a_parent() -> None:
+    class Wrong(Parent[Slice]):
+        function = Sample
+        lanes, buffer = Pool(8), Pool(8)
+        types = {"one": Slice(1, 1)}
+        clock = Attribute(1)
+
+
+def size_misspelt() -> None:
+    class Sized(Sample):
+        frame = Memory(index=0, size=lambda profile: profile.bufer)
+
+    class Wrong(Parent[Slice]):
+        function = Sized
+        lanes, buffer = Pool(8), Pool(8)
+        types = {"one": Slice(1, 1)}
+
+
+def negative_pool() -> None:
+    Pool(-1)
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (function_missing, "Wrong.function: expected a Function class, given None"),
+        (function_no_class, "Wrong.function: expected a Function class, given 'Sample'"),
+        (pools_missing, "Wrong: expected at least one Pool"),
+        (types_missing, "Wrong: types: expected a dict of profiles by the name of the type"),
+        (pool_missing, "Wrong: types['one']: Slice.buffer is no pool of the parent; did you mean bufer?"),
+        (type_too_large, "Wrong: types['one']: lanes: expected a number from 0 to 8, the pool's, given 9"),
+        (type_of_nothing, "Wrong: types['one'] takes nothing of any pool"),
+        (type_no_profile, "Wrong: types['one']: expected a Profile, given 1"),
+        (attribute_of_a_parent, "Wrong.clock: an Attribute is a Function's"),
+        (size_misspelt, "frame: size: 'Slice' object has no attribute 'bufer'"),
+        (negative_pool, "Pool: expected a number of at least 0, given -1"),
+        (field_missing, "Wrong: types['one']: Narrow has no field buffer; add it: buffer: int"),
+    ],
+)
+def test_mistake_is_told(declare: Callable[[], None], message: str) -> None:
+    with pytest.raises(DriverError) as raised:
+        declare()
+    assert message in str(raised.value)
+
+
+# --- attributes through the parent, as sysfs asks for them ------------------------------------------------------
+
+
+class Tuned(Function[Slice]):
+    identity = Sample.identity
+    level = Attribute(1, range=(0, 9), group="engine")
+
+    @pending
+    def is_high(self) -> bool:
+        return self.level > 5
+
+    high = Interrupt(is_high)
+
+
+class Tuners(Parent[Slice]):
+    function = Tuned
+    driver_name = "tuner"
+    lanes, buffer = Pool(8), Pool(8)
+    types = {"one": Slice(1, 1)}
+
+
+def test_store_is_a_step_after_which_interrupts_are_settled() -> None:
+    with LocalHost() as host:
+        parent = host.bus.register_parent("tuners", Tuners())
+        mdev = host.create(parent, "tuner-one")
+        (level,) = parent.ops.attributes
+        assert (level.group, level.name, level.writable) == ("engine", "level", True)
+        assert parent.ops.show(mdev, level) == "1\n"
+        with host.client(mdev) as client:
+            pin = os.eventfd(0, os.EFD_NONBLOCK)
+            client.arm(Irq.INTX, [pin])
+            parent.ops.store(mdev, level, b"7\n")
+            assert os.eventfd_read(pin) == 1
+            os.close(pin)
+        assert parent.ops.show(mdev, level) == "7\n"
+        with pytest.raises(InvalidValue):
+            parent.ops.store(mdev, level, b"10")
+
+
+def test_create_that_fails_gives_back_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalHost() as host:
+        parent = host.bus.register_parent("tuners", Tuners())
+        monkeypatch.setattr(Tuned, "_plan", None)
+        with pytest.raises(AttributeError):
+            host.create(parent, "tuner-one")
+        monkeypatch.undo()
+        assert parent.ops.get_available(parent.types["tuner-one"]) == 8
+
+
+def test_mdev_of_another_parent_is_refused() -> None:
+    with LocalHost() as host:
+        parent = host.bus.register_parent("tuners", Tuners())
+        mdev = host.create(parent, "tuner-one")
+        mdev.drvdata = None
+        with pytest.raises(DriverError, match="tuners: create returned None: expected a Device"):
+            parent.ops.show(mdev, parent.ops.attributes[0])
