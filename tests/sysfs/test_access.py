@@ -63,9 +63,9 @@ def test_an_owner_stays_until_the_node_goes(mounted: Mounted, device: Path) -> N
 
 
 def as_nobody(script: str, folder: Path) -> str:
+    # Not cwd=: between fork and exec the child would walk into a mount that this very process serves.
     done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=folder,
+        ["bash", "-c", f'cd "$0"; {script}', str(folder)],
         user=NOBODY,
         group=NOBODY,
         extra_groups=[],

@@ -8,7 +8,7 @@ import pytest
 
 from sysfs.access import opened, read, write
 from sysfs.mounted import Mounted
-from unit.sysfs.scene import MDPY, MTTY, MTTY_TYPES, UUID1, UUID2, uuid_of
+from unit.sysfs.scene import MDPY, MTTY, MTTY_TYPES, PATIENCE, UUID1, UUID2, uuid_of
 
 pytestmark = pytest.mark.fuse
 
@@ -237,9 +237,9 @@ def test_a_drivers_bug_is_eio_and_the_mount_lives_on(mounted: Mounted) -> None:
 
 
 def test_the_shell_gets_the_kernels_words(mounted: Mounted) -> None:
-    script = f"echo {UUID1} > create && echo {UUID1} > create; echo nonsense > create; cat create"
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=(mounted / CREATE).parent, capture_output=True, text=True, check=False
-    )
+    script = f'cd "$0"; echo {UUID1} > create && echo {UUID1} > create; echo nonsense > create; cat create'
+    # Not cwd=: between vfork and exec the child would walk into a mount that this very process serves.
+    folder = str((mounted / CREATE).parent)
+    done = subprocess.run(["bash", "-c", script, folder], capture_output=True, text=True, timeout=PATIENCE, check=False)
     for words in ("File exists", "Invalid argument", "Permission denied"):
         assert words in done.stderr
