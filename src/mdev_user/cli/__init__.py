@@ -27,6 +27,7 @@ _COMMANDS = {
     "register": "register",
     "unregister": "unregister",
     "doctor": "doctor",
+    "registers": "registers",
     "demo": "demo",
 }
 

@@ -1,0 +1,41 @@
+"""``mdev-user registers``: the registers that a parent driver declares, as a document, a C header or data."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from mdev_user.cli.output import print_json, print_line
+from mdev_user.cli.register_header import header
+from mdev_user.cli.register_tables import tables
+from mdev_user.daemon.specification import parse_parent
+from mdev_user.driver.register_map import register_map
+from mdev_user.host.loader import load_parent
+
+
+class Form(StrEnum):
+    """How registers are printed."""
+
+    MARKDOWN = "markdown"
+    C = "c"
+    JSON = "json"
+
+
+def registers(
+    parent: Annotated[
+        str, typer.Argument(metavar="PARENT", help="DRIVER[,key=value...] or FILE.py:CLASS[,key=value...].")
+    ],
+    output: Annotated[
+        Form, typer.Option("--output", "-o", help="Tables for people, a C header, or JSON.")
+    ] = Form.MARKDOWN,
+) -> None:
+    """Print the registers that a parent driver declares.
+
+    No daemon is asked: the driver's own code is run here, and a parent is made of it as by serve.
+    """
+    specification = parse_parent(parent)
+    found = register_map(type(load_parent(specification.driver, specification.options)))
+    if output is Form.JSON:
+        print_json(found)
+    else:
+        print_line(header(found) if output is Form.C else tables(found))

@@ -1,0 +1,37 @@
+/* Crc */
+#ifndef CRC_REGISTERS_H
+#define CRC_REGISTERS_H
+
+/* PCI ids */
+#define CRC_PCI_VENDOR_ID 0x1de5
+#define CRC_PCI_DEVICE_ID 0x0c3c
+#define CRC_PCI_CLASS_CODE 0x120000
+#define CRC_PCI_REVISION_ID 0x00
+
+/* BAR 0: regs */
+#define CRC_REGS_BAR 0
+#define CRC_REGS_BAR_SIZE 0x1000
+#define CRC_REGS_IDENT 0x00 /* 32 bits; RO */
+#define CRC_REGS_IDENT_RESET 0x43524331
+#define CRC_REGS_STATUS 0x04 /* 32 bits; RW1C, RO */
+#define CRC_REGS_STATUS_DONE_SHIFT 0
+#define CRC_REGS_STATUS_DONE_MASK 0x01 /* RW1C */
+#define CRC_REGS_STATUS_FAULT_SHIFT 1
+#define CRC_REGS_STATUS_FAULT_MASK 0x02 /* RW1C */
+#define CRC_REGS_STATUS_BUSY_SHIFT 7
+#define CRC_REGS_STATUS_BUSY_MASK 0x80 /* RO */
+#define CRC_REGS_ENABLE 0x08 /* 32 bits; RW */
+#define CRC_REGS_ENABLE_DONE_SHIFT 0
+#define CRC_REGS_ENABLE_DONE_MASK 0x01 /* RW */
+#define CRC_REGS_ENABLE_FAULT_SHIFT 1
+#define CRC_REGS_ENABLE_FAULT_MASK 0x02 /* RW */
+#define CRC_REGS_SOURCE 0x10 /* 64 bits; RW */
+#define CRC_REGS_LENGTH 0x18 /* 32 bits; RW */
+#define CRC_REGS_RESULT 0x1c /* 32 bits; RO */
+#define CRC_REGS_DOORBELL 0x20 /* 32 bits; WO */
+
+/* MSI vectors */
+#define CRC_VECTOR_DONE 0
+#define CRC_VECTOR_FAULT 1
+
+#endif /* CRC_REGISTERS_H */
