@@ -10,7 +10,7 @@ from mdev_user.cli.register_header import header
 from mdev_user.cli.register_tables import tables
 from mdev_user.daemon.specification import parse_parent
 from mdev_user.driver.register_map import register_map
-from mdev_user.host.loader import load_parent
+from mdev_user.host.loader import load_class
 
 
 class Form(StrEnum):
@@ -31,10 +31,9 @@ def registers(
 ) -> None:
     """Print the registers that a parent driver declares.
 
-    No daemon is asked: the driver's own code is run here, and a parent is made of it as by serve.
+    No daemon is asked: the driver's own code is imported here, and no parent is made of it.
     """
-    specification = parse_parent(parent)
-    found = register_map(type(load_parent(specification.driver, specification.options)))
+    found = register_map(load_class(parse_parent(parent).driver))
     if output is Form.JSON:
         print_json(found)
     else:

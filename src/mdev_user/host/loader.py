@@ -22,14 +22,20 @@ _log = logging.getLogger(__name__)
 ENTRY_POINT_GROUP = "mdev_user.parents"
 
 
-def load_parent(driver: str, options: dict[str, str]) -> MdevParentOps:
-    """``driver`` is an entry point's name or ``FILE.py:CLASS``; ``options`` are its constructor's keywords, as text.
+def load_class(driver: str) -> type[MdevParentOps]:
+    """``driver`` is an entry point's name or ``FILE.py:CLASS``.
 
-    ConfigError for whatever is wrong with them; the traceback of an error in the driver's own code is in the log.
+    ConfigError for whatever is wrong with it; the traceback of an error in the driver's own code is in the log.
     """
     kind = _from_file(driver) if ":" in driver else _from_entry_point(driver)
     if not (isinstance(kind, type) and issubclass(kind, MdevParentOps)):
         raise ConfigError(f"{driver}: expected a parent driver (a subclass of MdevParentOps), found {kind!r}")
+    return kind
+
+
+def load_parent(driver: str, options: dict[str, str]) -> MdevParentOps:
+    """A parent of `load_class`; ``options`` are its constructor's keywords, as text. ConfigError likewise."""
+    kind = load_class(driver)
     arguments = _convert(driver, kind, options)
     try:
         return kind(**arguments)
