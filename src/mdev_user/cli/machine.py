@@ -7,13 +7,11 @@ import platform
 import resource
 import shutil
 import socket
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 from mdev_user.daemon.run_dir import mounts_below
-
-_SECONDS = 30  # for one program to tell its version
+from mdev_user.guests.rig import program_output
 
 
 class Machine:
@@ -75,21 +73,8 @@ class Machine:
             return False
 
     def output(self, *command: str) -> str:
-        """What a program prints on stdout."""
-        try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                errors="replace",
-                timeout=_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-        return done.stdout
+        """What a program prints on stdout; nothing where it cannot run."""
+        return program_output(list(command))
 
     def libfuse_version(self) -> str | None:
         """The version of libfuse 3."""

@@ -19,11 +19,11 @@ from pathlib import Path
 from uuid import UUID
 
 from mdev_user.errors import Busy, ConfigError
+from mdev_user.host import SOCKET_NAME
 
 MOST_SOCKET_PATH = 107
 """Bytes of a UNIX socket's path: sockaddr_un.sun_path is 108 with its NUL (unix(7))."""
 
-SOCKET_NAME = "vfio-user.sock"
 _LONGEST_BELOW = len("/devices/") + 36 + len("/") + len(SOCKET_NAME)
 
 _log = logging.getLogger(__name__)

@@ -12,8 +12,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from mdev_user.errors import ConfigError
-
-ENTRY_POINT_GROUP = "mdev_user.parents"
+from mdev_user.host.loader import ENTRY_POINT_GROUP
 
 _FORM = "DRIVER[,key=value...] or FILE.py:CLASS[,key=value...]"
 _DRIVER = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")

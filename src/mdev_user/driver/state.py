@@ -45,18 +45,8 @@ def _is_frozen_dataclass(value: object) -> bool:
     return bool(getattr(value, "__dataclass_params__").frozen)  # noqa: B009 - its type is not published
 
 
-class Saved(Kept, Generic[T]):
-    """A value that belongs to the device's state: ``total = Saved(0)``, or ``Saved[int | None](None)``.
-
-    Any frozen value: numbers, str, bytes, enumerations, tuples, frozen dataclasses. A reset puts ``initial`` back.
-    """
-
-    def __init__(self, initial: T) -> None:
-        if not is_frozen(initial):
-            raise DriverError(
-                f"Saved: expected a frozen value (int, bytes, tuple, frozen dataclass ...), given {initial!r}"
-            )
-        self._initial = initial
+class Value(Kept, Generic[T]):
+    """A member that reads, and is set, as the value itself."""
 
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
@@ -70,6 +60,20 @@ class Saved(Kept, Generic[T]):
 
     def __set__(self, obj: "AnyFunction", value: T) -> None:
         obj._state[self._name] = value
+
+
+class Saved(Value[T]):
+    """A value that belongs to the device's state: ``total = Saved(0)``, or ``Saved[int | None](None)``.
+
+    Any frozen value: numbers, str, bytes, enumerations, tuples, frozen dataclasses. A reset puts ``initial`` back.
+    """
+
+    def __init__(self, initial: T) -> None:
+        if not is_frozen(initial):
+            raise DriverError(
+                f"Saved: expected a frozen value (int, bytes, tuple, frozen dataclass ...), given {initial!r}"
+            )
+        self._initial = initial
 
     @override
     def _fresh(self) -> T:
@@ -132,7 +136,7 @@ class Table(Kept, MutableMapping[K, V]):
         return f"{self._name}: {self._entries!r}"
 
 
-class Session(Kept, Generic[T]):
+class Session(Value[T]):
     """An object that is not saved but made: ``cache = Session(dict[int, bytes])``.
 
     Made by calling ``make`` when the device is opened, reset, or loaded with a saved state. What the guest can see must
@@ -143,19 +147,6 @@ class Session(Kept, Generic[T]):
         if not callable(make):
             raise DriverError(f"Session: expected what makes the object, such as dict, given {make!r}")
         self._make = make
-
-    @overload
-    def __get__(self, obj: None, owner: object) -> Self: ...
-    @overload
-    def __get__(self, obj: "AnyFunction", owner: object) -> T: ...
-    def __get__(self, obj: "AnyFunction | None", owner: object) -> Self | T:
-        if obj is None:
-            return self
-        value: T = obj._state[self._name]
-        return value
-
-    def __set__(self, obj: "AnyFunction", value: T) -> None:
-        obj._state[self._name] = value
 
     @override
     def _fresh(self) -> T:

@@ -113,9 +113,9 @@ def build_rig(progress: Progress, cache: Path | None = None) -> Rig:
 def host_qemu() -> tuple[tuple[str, ...], str] | None:
     """The argv prefix and the version of the machine's own QEMU, if that has the device we need."""
     path = shutil.which("qemu-system-x86_64")
-    if path is None or not has_device(_output([path, "-device", "help"])):
+    if path is None or not has_device(program_output([path, "-device", "help"])):
         return None
-    return (path,), parse_version(_output([path, "--version"]))
+    return (path,), parse_version(program_output([path, "--version"]))
 
 
 def has_device(help_text: str) -> bool:
@@ -196,7 +196,7 @@ def _fill(work: Path, progress: Progress) -> None:
         qemu_version=None if host else _install_qemu(unpacked, rig),
         kernel=_install_kernel(unpacked, rig),
         kernel_release=next((unpacked / "usr/lib/modules").iterdir()).name,
-        applets=tuple(_output([str(busybox), "--list"]).split()),
+        applets=tuple(program_output([str(busybox), "--list"]).split()),
     )
     (rig / _STAMP).write_bytes(msgspec.json.format(msgspec.json.encode(stamp)))
 
@@ -217,8 +217,8 @@ def _install_qemu(unpacked: Path, rig: Path) -> str:
     for blob in (blob for folder in firmware for blob in folder):
         shutil.copy2(blob, target / "share")
     command = _bundled_qemu(rig)
-    version = parse_version(_output([*command, "--version"]))
-    if not has_device(_output([*command, "-device", "help"])):
+    version = parse_version(program_output([*command, "--version"]))
+    if not has_device(program_output([*command, "-device", "help"])):
         message = f"QEMU {version} of {QEMU_RELEASE} has no {DEVICE} device, or cannot run here"
         raise RigError(message)
     return version
@@ -226,7 +226,7 @@ def _install_qemu(unpacked: Path, rig: Path) -> str:
 
 def _libraries(unpacked: Path, binary: Path) -> list[Path]:
     folder = unpacked / _LIBRARIES
-    listing = _output(
+    listing = program_output(
         [str(folder / _INTERPRETER), "--inhibit-cache", "--library-path", str(folder), "--list", str(binary)]
     )
     found = (word for line in listing.splitlines() for word in line.split() if word.startswith(str(folder)))
@@ -269,7 +269,7 @@ def _unpack_zstd(unpacked: Path, packed: bytes) -> bytes:
     return done.stdout
 
 
-def _output(command: list[str]) -> str:
+def program_output(command: list[str]) -> str:
     """What ``command`` prints; nothing where it cannot run, which each caller judges."""
     try:
         done = subprocess.run(

@@ -2,3 +2,6 @@
 
 `remote` is its face for the front; everything else runs in the host process.
 """
+
+SOCKET_NAME = "vfio-user.sock"
+"""An mdev's socket, in a folder named by its UUID below the folder that both were told of."""

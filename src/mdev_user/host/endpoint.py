@@ -18,6 +18,7 @@ from threading import Condition, Lock, Thread
 from uuid import UUID
 
 from mdev_user.errors import Busy, NoDevice
+from mdev_user.host import SOCKET_NAME
 from mdev_user.host.jobs import Jobs, JobThread
 from mdev_user.host.poll import PollThread
 from mdev_user.host.region_file import RegionFile
@@ -28,7 +29,6 @@ from mdev_user.vfio_user.server import Session
 
 _log = logging.getLogger(__name__)
 
-SOCKET_NAME = "vfio-user.sock"
 REQUEST_PERIOD = 10.0
 """Seconds between two requests to a driver to let go of an mdev that is being removed (as Linux does)."""
 _GRACE = 0.5

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID, uuid4
 
-from mdev_user.host.endpoint import SOCKET_NAME, Endpoint, Endpoints
+from mdev_user.host import SOCKET_NAME
+from mdev_user.host.endpoint import Endpoint, Endpoints
 from mdev_user.mdev.bus import Bus
 from mdev_user.mdev.device import Mdev
 from mdev_user.mdev.parent import MdevParent
