@@ -113,6 +113,12 @@ class UnknownRequest(GuestError):
     errno = _errno.ENOTTY
 
 
+class StateError(GuestError):
+    """A saved state that this device cannot take: of another driver or version, or damaged. The device is as before."""
+
+    errno = _errno.EINVAL
+
+
 class DmaFault(GuestError):
     """A DMA access to an address that the guest has not mapped, or not for this direction."""
 

@@ -225,8 +225,8 @@ class Shared(mtty.Mtty):
     driver_name = "mtty"
     def create(self, mdev):
         device = super().create(mdev)
-        self.ports = getattr(self, "ports", device._ports)
-        device._ports = self.ports
+        self.first = getattr(self, "first", device)
+        device._reads, device._writes = self.first._reads, self.first._writes
         return device
 """
 
@@ -240,10 +240,11 @@ def test_mdevs_that_share_a_port_would_see_each_others_bytes(tmp_path: Path) -> 
 
 
 LEAKY = """
+from mdev_user.driver import Device
 from mdev_user.drivers import mtty
 class Leaky(mtty.Mtty):
     driver_name = "mtty"
-mtty.MttyDevice._reset_ports = lambda self: None
+Device._reset = lambda self, kind: None
 """
 
 

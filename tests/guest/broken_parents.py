@@ -1,73 +1,59 @@
 """Parents for negative controls: mtty with one line taken away each, served as ``FILE.py:CLASS``."""
 
-from collections.abc import Callable
-
 from typing_extensions import override
 
-from mdev_user.driver import Mdev
-from mdev_user.drivers.mtty import Mtty, MttyDevice, Uart
-
-
-class _UnresetDevice(MttyDevice):
-    __slots__ = ()
-
-    @override
-    def _reset_ports(self) -> None:
-        """The next user finds what the last one left."""
-
-
-class _MuteDevice(MttyDevice):
-    __slots__ = ()
-
-    @override
-    def _settle(self, region: int, port: Uart) -> None:
-        """No condition ever reaches the interrupt pin."""
+from mdev_user.driver import Device, Interrupt, Mdev, Parts, on_write, pending
+from mdev_user.drivers.mtty import FIFO, Mtty, Port, Regs, Serial
 
 
 class Unreset(Mtty):
     """Opening its mdevs resets nothing."""
 
     @override
-    def create(self, mdev: Mdev) -> MttyDevice:
-        super().create(mdev)
-        return _UnresetDevice(int(mdev.type.name))
+    def create(self, mdev: Mdev) -> Device:
+        device = super().create(mdev)
+        vars(device)["_reset"] = lambda _kind: None
+        return device
+
+
+class _MutePort(Port):
+    @pending
+    def never(self) -> bool:
+        return False
+
+    interrupt = Interrupt(never)
+
+
+class _MuteSerial(Serial):
+    ports = Parts[Port](_MutePort, count=lambda profile: profile.ports)
 
 
 class Mute(Mtty):
     """Its mdevs never interrupt."""
 
+    function = _MuteSerial
+
+
+_ports: list[Port] = []
+
+
+class _CrossedPort(Port):
     @override
-    def create(self, mdev: Mdev) -> MttyDevice:
-        super().create(mdev)
-        return _MuteDevice(int(mdev.type.name))
+    def opened(self) -> None:
+        _ports.append(self)
+
+    @on_write(Regs.thr)
+    def cross(self, value: int) -> None:
+        for each in _ports:
+            if each is not self and len(each.fifo) < FIFO:
+                each.hold(each.fifo + bytes((value,)))
 
 
-class _CrossedUart(Uart):
-    __slots__ = ("others",)
-
-    def __init__(self, send: Callable[[], None], others: list["_CrossedUart"]) -> None:
-        super().__init__(send)
-        self.others = others
-
-    @override
-    def _write_data(self, value: int) -> None:
-        super()._write_data(value)
-        for each in self.others:
-            if each is not self and len(each._fifo) < 16:
-                each._fifo.append(value)
+class _CrossedSerial(Serial):
+    ports = Parts[Port](_CrossedPort, count=lambda profile: profile.ports)
 
 
 class Crossed(Mtty):
     """What one of its mdevs sends comes out of all others, too."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._uarts: list[_CrossedUart] = []
-
-    @override
-    def create(self, mdev: Mdev) -> MttyDevice:
-        device = super().create(mdev)
-        uarts = [_CrossedUart(each._send, self._uarts) for each in device._ports]
-        device._ports = tuple(uarts)
-        self._uarts += uarts
-        return device
+    function = _CrossedSerial

@@ -55,6 +55,8 @@ class Jobs:
         self._step_lock = step_lock
         self._threads: list[threading.Thread] = []
 
+    now = 0.0
+
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
         thread = threading.Thread(target=self._begin, args=(work,))
         self._threads.append(thread)

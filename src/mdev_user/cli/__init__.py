@@ -21,6 +21,7 @@ _COMMANDS = {
     "types": "types",
     "list": "list_mdevs",
     "show": "show",
+    "trace": "trace",
     "create": "create",
     "remove": "remove",
     "qemu-args": "qemu_args",
@@ -28,6 +29,7 @@ _COMMANDS = {
     "unregister": "unregister",
     "doctor": "doctor",
     "registers": "registers",
+    "new": "new",
     "demo": "demo",
 }
 

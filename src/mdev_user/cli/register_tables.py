@@ -39,6 +39,8 @@ def _bar(bar: BarInfo) -> Iterator[str]:
     yield f"{_sizes(bar.sizes)} of {_kind(bar)}."
     if bar.vectors:
         yield "The MSI-X table and its pending bits."
+    if bar.same_as:
+        yield f"The registers are those of `{bar.same_as}`."
     rows = [*(_register(each, bar) for each in bar.registers), *(_memory(each, bar) for each in bar.memories)]
     if rows:
         wide = 7 if any(row[6] for row in rows) else 6  # an author who wrote no docstring gets no empty column

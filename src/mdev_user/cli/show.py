@@ -1,4 +1,4 @@
-"""``mdev-user show``: all that is known of one mdev, or of the daemon and its parents."""
+"""``mdev-user show``: all that is known of one mdev, or what is in it; or of the daemon and its parents."""
 
 from typing import Annotated
 from uuid import UUID
@@ -7,6 +7,7 @@ import typer
 from rich.text import Text
 
 from mdev_user.cli.list_mdevs import user
+from mdev_user.cli.missing_registers import print_missing
 from mdev_user.cli.output import (
     Column,
     Output,
@@ -18,6 +19,7 @@ from mdev_user.cli.output import (
     print_table,
     printable,
 )
+from mdev_user.cli.register_values import print_values
 from mdev_user.daemon.client import Client
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.daemon.views import DaemonView, MdevDetail, ParentView
@@ -60,13 +62,29 @@ PARENT_COLUMNS: tuple[Column[ParentView], ...] = (
 
 def show(
     uuid: Annotated[UUID | None, typer.Argument(help="The mdev; without one, the daemon and its parents.")] = None,
+    registers: Annotated[bool, typer.Option("--registers", help="The values of its registers, by name.")] = False,
+    unmodelled: Annotated[
+        bool, typer.Option("--unmodelled", help="What its guest accessed and its driver does not declare.")
+    ] = False,
     run_dir: RunDirOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show one mdev: who uses it, its counters and warnings. Without UUID: the daemon and its parents."""
+    """Show one mdev: who uses it, its counters and warnings. Without UUID: the daemon and its parents.
+
+    --registers reads what is stored and has no effect on the device; what the driver computes when the guest reads it
+    is told as computed. --unmodelled prints registers to paste into the driver.
+    """
+    if registers and unmodelled:
+        raise typer.BadParameter("expected one of --registers and --unmodelled, given both")
+    if uuid is None and (registers or unmodelled):
+        raise typer.BadParameter("expected the UUID of an mdev with --registers and --unmodelled")
     client = Client(RunDir(run_dir))
     if uuid is None:
         _print_daemon(client.status(), output)
+    elif registers:
+        print_values(client.values(uuid), output)
+    elif unmodelled:
+        print_missing(client.unmodelled(uuid), output)
     else:
         _print_mdev(client.mdev(uuid), output)
 

@@ -2,7 +2,8 @@
 
 import http.client
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
@@ -12,12 +13,14 @@ import msgspec
 from typing_extensions import override
 
 from mdev_user.daemon.run_dir import RunDir
-from mdev_user.daemon.views import DaemonView, MdevDetail, MdevView, ParentView, TypeView
+from mdev_user.daemon.views import DaemonView, MdevDetail, MdevView, ParentView, TypeView, ValuesView
 from mdev_user.errors import MdevUserError, NoDevice
+from mdev_user.vfio.inspection import TraceLine, Unmodelled
 
 MOST_ANSWER = 256 << 20
 """Bytes of an answer; a hundred thousand mdevs need some 40 MB."""
 
+_LONGEST_LINE = 1 << 20
 _ANSWER_SECONDS = 60.0  # beyond what the caller asked the daemon to wait
 _UNREGISTER_SECONDS = 24 * 3600.0  # unregistering waits for the users of the parent's mdevs, as the kernel does
 
@@ -72,6 +75,23 @@ class Client:
     def mdev(self, uuid: UUID) -> MdevDetail:
         return self._call("GET", f"/v1/mdevs/{uuid}", MdevDetail)
 
+    def values(self, uuid: UUID) -> ValuesView:
+        return self._call("GET", f"/v1/mdevs/{uuid}/values", ValuesView)
+
+    def unmodelled(self, uuid: UUID) -> Unmodelled:
+        return self._call("GET", f"/v1/mdevs/{uuid}/unmodelled", Unmodelled)
+
+    @contextmanager
+    def trace(self, uuid: UUID) -> Iterator[Iterator[TraceLine]]:
+        """What the mdev's user does from now on; Refused when the mdev or its host goes."""
+        with closing(_UnixConnection(self._run_dir.control, _ANSWER_SECONDS)) as connection:
+            with self._explained(_ANSWER_SECONDS):
+                connection.request("GET", f"/v1/mdevs/{uuid}/trace")
+                response = connection.getresponse()
+                if response.status >= 300:
+                    raise self._refused(response.read(MOST_ANSWER))
+            yield self._trace_lines(response)
+
     def register_parent(self, specification: str) -> ParentView:
         return self._call("POST", "/v1/parents", ParentView, {"specification": specification})
 
@@ -95,24 +115,47 @@ class Client:
         seconds: float = _ANSWER_SECONDS,
     ) -> _T:
         status, data = self._exchange(method, path, None if body is None else msgspec.json.encode(body), seconds)
+        if status >= 300:
+            raise self._refused(data)
+        return self._decoded(data, kind)
+
+    def _refused(self, data: bytes) -> Refused:
+        failure = self._decoded(data, _Failure)
+        return Refused(f"{failure.error} ({failure.errno})")
+
+    def _decoded(self, data: bytes, kind: type[_T] | None) -> _T:
         try:
-            if status < 300:
-                return msgspec.json.decode(data, type=kind)
-            failure = msgspec.json.decode(data, type=_Failure)
+            return msgspec.json.decode(data, type=kind)
         except msgspec.DecodeError as error:
             raise Refused(f"{self._run_dir.control} does not speak mdev-user's control API: {error}") from None
-        raise Refused(f"{failure.error} ({failure.errno})")
+
+    def _trace_lines(self, response: http.client.HTTPResponse) -> Iterator[TraceLine]:
+        while True:
+            with self._explained(_ANSWER_SECONDS):
+                data = response.readline(_LONGEST_LINE)
+                if not data:
+                    raise http.client.IncompleteRead(data)
+            if data.strip():  # else nothing happened for a second
+                line = self._decoded(data, TraceLine)
+                if line.kind == "ended":
+                    raise Refused(f"the trace has ended: {line.text}")
+                yield line
 
     def _exchange(self, method: str, path: str, body: bytes | None, seconds: float) -> tuple[int, bytes]:
-        self._run_dir.check_length()
-        connection = _UnixConnection(self._run_dir.control, seconds)
-        try:
+        with self._explained(seconds), closing(_UnixConnection(self._run_dir.control, seconds)) as connection:
             connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
             response = connection.getresponse()
             data = response.read(MOST_ANSWER)
             if response.length:  # it ended early, or is too long
                 raise http.client.IncompleteRead(data, response.length)
             return response.status, data
+
+    @contextmanager
+    def _explained(self, seconds: float) -> Iterator[None]:
+        """What went wrong on the way is told as NoDaemon."""
+        self._run_dir.check_length()
+        try:
+            yield
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             raise NoDaemon(
                 f"no daemon at {self._run_dir.path}: start `mdev-user serve mtty`, or give its --run-dir DIR"
@@ -127,5 +170,3 @@ class Client:
             raise NoDaemon(
                 f"the daemon at {self._run_dir.path} hung up: {str(error) or type(error).__name__}"
             ) from None
-        finally:
-            connection.close()

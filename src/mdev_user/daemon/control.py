@@ -8,11 +8,15 @@ DELETE /v1/parents/{name}                  null              unregisters
 GET    /v1/types                           [TypeView]
 GET    /v1/mdevs                           [MdevView]
 GET    /v1/mdevs/{uuid}                    MdevDetail
+GET    /v1/mdevs/{uuid}/values             ValuesView
+GET    /v1/mdevs/{uuid}/unmodelled         Unmodelled
+GET    /v1/mdevs/{uuid}/trace              a TraceLine per line, for as long as the client reads
 POST   /v1/mdevs {"type","parent"?,"uuid"?} MdevView         creates
 DELETE /v1/mdevs/{uuid}?wait=S&force=true  null              removes
 ```
 
-An answer that is not 2xx is ``{"error": text, "errno": "EEXIST"}``.
+An answer that is not 2xx is ``{"error": text, "errno": "EEXIST"}``. A trace has an empty line where nothing happened
+for a second; its last line is of the kind ``ended`` when the mdev or its host is gone.
 """
 
 import asyncio
@@ -21,9 +25,10 @@ import math
 import os
 import socket
 import stat
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 from threading import Thread
+from time import time
 from typing import TypeVar
 from uuid import UUID
 
@@ -32,13 +37,15 @@ import uvicorn
 from anyio import CapacityLimiter, to_thread
 from msgspec import Struct
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from mdev_user.daemon.operations import Operations
+from mdev_user.daemon.operations import Operations, Trace
 from mdev_user.errors import InvalidValue, MdevUserError, errno_of
+from mdev_user.vfio.inspection import TraceLine
 
 MOST_BODY = 64 << 10
 """Bytes of a request's body."""
@@ -50,6 +57,7 @@ MOST_WAIT = 24 * 3600.0
 # of waiting changes delays a read. A waiting thread costs some 20 KiB; more changes than this queue.
 MOST_CHANGES = 1000
 MOST_READS = 16
+MOST_TRACES = 64
 
 _STATUS: Mapping[int, int] = {
     errno.EINVAL: 400,
@@ -166,6 +174,9 @@ def make_app(operations: Operations) -> Starlette:
         Route("/v1/mdevs", api.mdevs, methods=["GET"]),
         Route("/v1/mdevs", api.create, methods=["POST"]),
         Route("/v1/mdevs/{uuid}", api.mdev, methods=["GET"]),
+        Route("/v1/mdevs/{uuid}/values", api.values, methods=["GET"]),
+        Route("/v1/mdevs/{uuid}/unmodelled", api.unmodelled, methods=["GET"]),
+        Route("/v1/mdevs/{uuid}/trace", api.trace, methods=["GET"]),
         Route("/v1/mdevs/{uuid}", api.remove, methods=["DELETE"]),
     ]
     return Starlette(
@@ -186,6 +197,7 @@ class _Api:
         self._operations = operations
         self._reads = CapacityLimiter(MOST_READS)
         self._changes = CapacityLimiter(MOST_CHANGES)
+        self._traces = CapacityLimiter(MOST_TRACES)
 
     async def status(self, request: Request) -> Response:
         return await self._read(request, self._operations.status)
@@ -202,6 +214,32 @@ class _Api:
     async def mdev(self, request: Request) -> Response:
         uuid = _uuid(request)
         return await self._read(request, lambda: self._operations.mdev(uuid))
+
+    async def values(self, request: Request) -> Response:
+        uuid = _uuid(request)
+        return await self._read(request, lambda: self._operations.values(uuid))
+
+    async def unmodelled(self, request: Request) -> Response:
+        uuid = _uuid(request)
+        return await self._read(request, lambda: self._operations.unmodelled(uuid))
+
+    async def trace(self, request: Request) -> Response:
+        """Until the client hangs up. One that reads slowly is waited for here: the guest never is."""
+        uuid = _uuid(request)
+        _query(request, ())
+        trace = await to_thread.run_sync(lambda: self._operations.trace(uuid), limiter=self._reads)
+        return StreamingResponse(
+            self._lines(trace), 200, {"Connection": "close"}, "application/x-ndjson", BackgroundTask(trace.close)
+        )
+
+    async def _lines(self, trace: Trace) -> AsyncIterator[bytes]:
+        while True:
+            try:
+                lines = await to_thread.run_sync(trace.read, limiter=self._traces, abandon_on_cancel=True)
+            except (MdevUserError, OSError) as error:
+                yield _json_lines([TraceLine(kind="ended", time=time(), text=str(error))])
+                return
+            yield _json_lines(lines) or b"\n"
 
     async def register(self, request: Request) -> Response:
         _query(request, ())
@@ -279,6 +317,10 @@ def _truth(text: str) -> bool:
     if text not in {"true", "false"}:
         raise InvalidValue(f"expected force to be true or false, given {text[:60]!r}")
     return text == "true"
+
+
+def _json_lines(lines: list[TraceLine]) -> bytes:
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
 
 
 def _json(value: object, status: int = 200) -> Response:

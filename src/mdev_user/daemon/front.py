@@ -19,9 +19,9 @@ from mdev_user.daemon.notify import notify
 from mdev_user.daemon.parents import Parents
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.daemon.specification import parse_parent
-from mdev_user.daemon.views import ClientView, DaemonView, MdevDetail, MdevView, ParentView, TypeView
+from mdev_user.daemon.views import ClientView, DaemonView, MdevDetail, MdevView, ParentView, TypeView, ValuesView
 from mdev_user.errors import Busy, ConfigError, MdevUserError, MountError, NoDevice, NotReady
-from mdev_user.host.remote import RemoteParent, RemoteVfioMdev
+from mdev_user.host.remote import RemoteParent, RemoteTrace, RemoteVfioMdev
 from mdev_user.host.wire import Inspection
 from mdev_user.mdev.bus import Bus
 from mdev_user.mdev.device import Mdev, State
@@ -31,6 +31,7 @@ from mdev_user.sysfs.layout import Layout
 from mdev_user.sysfs.mount import Mount
 from mdev_user.sysfs.tree import Tree
 from mdev_user.units import MiB
+from mdev_user.vfio.inspection import Unmodelled
 from mdev_user.vfio_user.device_requests import UNSHARED
 
 _log = logging.getLogger(__name__)
@@ -137,6 +138,16 @@ class Front:
             warnings=_warnings(use),
         )
 
+    def values(self, uuid: UUID) -> ValuesView:
+        found = self._remote(uuid).values(uuid)
+        return ValuesView(uuid=str(uuid), opened=found.opened, values=found.values)
+
+    def unmodelled(self, uuid: UUID) -> Unmodelled:
+        return self._remote(uuid).unmodelled(uuid)
+
+    def trace(self, uuid: UUID) -> RemoteTrace:
+        return self._remote(uuid).trace(uuid)
+
     def register_parent(self, specification: str) -> ParentView:
         parsed = parse_parent(specification)
         self.registered.register(parsed)
@@ -165,6 +176,12 @@ class Front:
                 )
             sleep(_POLL)
         _remove_or_wait(self.bus, mdev)
+
+    def _remote(self, uuid: UUID) -> RemoteParent:
+        ops = self.bus.mdev(uuid).parent.ops
+        if not isinstance(ops, RemoteParent):
+            raise NoDevice(f"the parent of {uuid} does not live in a host")
+        return ops
 
     def _only_parent_with(self, type_id: str) -> MdevParent:
         found = [each for each in self.bus.parents() if type_id in each.types]

@@ -3,7 +3,18 @@
 from typing import Protocol
 from uuid import UUID
 
-from mdev_user.daemon.views import DaemonView, MdevDetail, MdevView, ParentView, TypeView
+from mdev_user.daemon.views import DaemonView, MdevDetail, MdevView, ParentView, TypeView, ValuesView
+from mdev_user.vfio.inspection import TraceLine, Unmodelled
+
+
+class Trace(Protocol):
+    """What an mdev's user does, from when it was begun."""
+
+    def read(self) -> list[TraceLine]:
+        """Lines as soon as there are some; none after a second without. NoDevice when the mdev or its host is gone."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Operations(Protocol):
@@ -22,6 +33,18 @@ class Operations(Protocol):
 
     def mdev(self, uuid: UUID) -> MdevDetail:
         """NoDevice when there is none."""
+        ...
+
+    def values(self, uuid: UUID) -> ValuesView:
+        """NoDevice when there is none, NotSupported when its driver names nothing, Busy when its driver is stuck."""
+        ...
+
+    def unmodelled(self, uuid: UUID) -> Unmodelled:
+        """Errors as of `values`."""
+        ...
+
+    def trace(self, uuid: UUID) -> Trace:
+        """Begin a trace. Errors as of `values`, but that every driver can be traced; Busy also for one too many."""
         ...
 
     def register_parent(self, specification: str) -> ParentView:

@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from mdev_user.vfio.inspection import NamedValue
+
 
 class TypeView(Struct, frozen=True, kw_only=True):
     """An mdev type of a registered parent."""
@@ -59,6 +61,14 @@ class MdevDetail(MdevView, frozen=True, kw_only=True):
     counters: dict[str, int | str]
     last_disconnect: str
     warnings: list[str]
+
+
+class ValuesView(Struct, frozen=True, kw_only=True):
+    """What is in an mdev, by name. While nobody has it open, that is what its last user left."""
+
+    uuid: str
+    opened: bool
+    values: list[NamedValue]
 
 
 class DaemonView(Struct, frozen=True, kw_only=True):

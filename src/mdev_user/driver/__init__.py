@@ -10,12 +10,14 @@ from mdev_user.driver.device import Device
 from mdev_user.driver.dma import Dma, sleep
 from mdev_user.driver.function import Function, ResetKind
 from mdev_user.driver.hooks import on_read, on_read_each, on_write, on_write_each
-from mdev_user.driver.interrupts import MSI, MSIX, Interrupt, Message, pending
-from mdev_user.driver.jobs import job
+from mdev_user.driver.interrupts import INTX, MSI, MSIX, Interrupt, Message, pending
+from mdev_user.driver.jobs import job, worker
 from mdev_user.driver.members import declarations
 from mdev_user.driver.memory import Memory
 from mdev_user.driver.parent import Parent
+from mdev_user.driver.parts import Part, Parts
 from mdev_user.driver.pools import Pool, Profile
+from mdev_user.driver.snapshot import SavedJob, Snapshot
 from mdev_user.driver.state import Saved, Session, Table
 from mdev_user.errors import (
     DmaFault,
@@ -24,6 +26,7 @@ from mdev_user.errors import (
     NoSpace,
     NotSupported,
     OutOfRange,
+    StateError,
     UnknownRequest,
 )
 from mdev_user.mdev.device import Mdev
@@ -63,6 +66,7 @@ from mdev_user.vfio.work import Sleep
 from mdev_user.vfio_mdev.ops import MdevParentOps
 
 __all__ = [
+    "INTX",
     "MSI",
     "MSIX",
     "PAGE",
@@ -119,6 +123,8 @@ __all__ = [
     "NotSupported",
     "OutOfRange",
     "Parent",
+    "Part",
+    "Parts",
     "PciExpress",
     "PciFunction",
     "PciId",
@@ -136,9 +142,12 @@ __all__ = [
     "Reset",
     "ResetKind",
     "Saved",
+    "SavedJob",
     "Session",
     "SetIrqs",
     "Sleep",
+    "Snapshot",
+    "StateError",
     "Table",
     "UnknownRequest",
     "VendorSpecific",
@@ -152,4 +161,5 @@ __all__ = [
     "on_write_each",
     "pending",
     "sleep",
+    "worker",
 ]

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 from typing_extensions import override
 
 from mdev_user.driver.members import Member
-from mdev_user.errors import DriverError, InvalidValue
+from mdev_user.driver.values import Encoded, Kind, encoded
+from mdev_user.errors import DriverError, InvalidValue, StateError
 from mdev_user.mdev.types import MdevAttribute
 from mdev_user.regs.mistakes import likeliest
 
 if TYPE_CHECKING:
-    from mdev_user.driver.function import AnyFunction
+    from mdev_user.driver.unit import AnyUnit
 
 T = TypeVar("T")
-F = TypeVar("F", bound="AnyFunction")
+F = TypeVar("F", bound="AnyUnit")
 
 _BOOLEANS = {"1": True, "y": True, "on": True, "true": True, "0": False, "n": False, "off": False, "false": False}
 """As Linux's kstrtobool, lower case."""
@@ -32,10 +33,10 @@ class Readable(Member):
     def _mdev_attribute(self) -> MdevAttribute:
         return MdevAttribute(self._group, self._name, readable=True, writable=self._writable)
 
-    def _show(self, function: "AnyFunction") -> str:
+    def _show(self, function: "AnyUnit") -> str:
         return f"{_text(getattr(function, self._name))}\n"
 
-    def _store(self, function: "AnyFunction", data: bytes) -> None:
+    def _store(self, function: "AnyUnit", data: bytes) -> None:
         if not self._writable:
             raise InvalidValue(f"{self._name} cannot be written")
         function._settings[self._name] = self._parsed(data.decode(errors="replace").strip())
@@ -50,8 +51,12 @@ class Attribute(Readable, Generic[T]):
 
     Of the type of its initial value: int, bool, str or an Enum. The operator writes the file ``group/name``, which is
     a step of the device; what does not parse, or is out of ``range``, is EINVAL. It outlives resets and users. With
-    ``writable=False`` only the driver sets it.
+    ``writable=False`` only the driver sets it. Then it belongs to the device's state and is saved; what an operator
+    wrote is not: where a device is migrated to, that is the operator's there to say.
     """
+
+    _kind: Kind
+    _reset: bytes
 
     def __init__(
         self,
@@ -72,24 +77,40 @@ class Attribute(Readable, Generic[T]):
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "AnyFunction", owner: object) -> T: ...
-    def __get__(self, obj: "AnyFunction | None", owner: object) -> Self | T:
+    def __get__(self, obj: "AnyUnit", owner: object) -> T: ...
+    def __get__(self, obj: "AnyUnit | None", owner: object) -> Self | T:
         if obj is None:
             return self
         value: T = obj._settings[self._name]
         return value
 
-    def __set__(self, obj: "AnyFunction", value: T) -> None:
-        obj._settings[self._name] = value
+    def __set__(self, obj: "AnyUnit", value: T) -> None:
+        obj._settings[self._name] = self._in_range(self._kind.checked(value), DriverError)
+
+    @override
+    def _settle_types(self, owner: str) -> None:
+        self._kind = Kind(f"{owner}.{self._name}", type(self._initial))
+        self._reset = encoded(self._initial)
+
+    def _save(self, value: object) -> bytes | None:
+        """What is saved of its value; None for one that it has from the start."""
+        data = encoded(value)
+        return None if data == self._reset else data
+
+    def _load(self, data: Encoded) -> object:
+        """The value that was saved. StateError for what is none."""
+        return self._in_range(self._kind.decode(data), StateError)
 
     @override
     def _parsed(self, text: str) -> object:
-        value = _parsed(self._name, text, self._initial)
+        return self._in_range(_parsed(self._name, text, self._initial), InvalidValue)
+
+    def _in_range(self, value: object, error: type[Exception]) -> object:
         if self._range is None:
             return value
         least, most = self._range
         if not least <= value <= most:  # type: ignore[operator]  # of the type of the initial value, which has an order
-            raise InvalidValue(f"{self._name}: expected {least} to {most} {self._unit}, given {value}")
+            raise error(f"{self._name}: expected {least} to {most} {self._unit}, given {value}")
         return value
 
 
@@ -102,8 +123,8 @@ class Computed(Readable, Generic[T]):
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "AnyFunction", owner: object) -> T: ...
-    def __get__(self, obj: "AnyFunction | None", owner: object) -> Self | T:
+    def __get__(self, obj: "AnyUnit", owner: object) -> T: ...
+    def __get__(self, obj: "AnyUnit | None", owner: object) -> Self | T:
         return self if obj is None else self._compute(obj)
 
 

@@ -6,36 +6,40 @@ changed, interrupts follow at its end (`settle`).
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 from typing_extensions import override
 
+from mdev_user.driver import assembly, transfer
+from mdev_user.driver.assembly import AnyFunction, Place, places, with_vectors
 from mdev_user.driver.attributes import Attribute, Readable
-from mdev_user.driver.function import Function, ResetKind
-from mdev_user.driver.interrupts import Interrupt, Pending
+from mdev_user.driver.decoding import DeviceDecoder
+from mdev_user.driver.function import ResetKind
 from mdev_user.driver.jobs import Job, PendingJob, Stepped
+from mdev_user.driver.levels import Levels
+from mdev_user.driver.live import named_values
 from mdev_user.driver.memory import Memory
+from mdev_user.driver.parts import Parts
 from mdev_user.driver.pools import Profile
+from mdev_user.driver.unit import AnyUnit
 from mdev_user.driver.windows import ConfigWindow, MixedWindow, Reads, Window, Writes, memory_part
 from mdev_user.errors import GuestError, NoDevice
 from mdev_user.mdev.types import MdevAttribute
 from mdev_user.pci.config import ConfigSpace
-from mdev_user.regs.slots import Condition
 from mdev_user.regs.space import RegisterSpace
 from mdev_user.vfio.counters import Counters
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaMappings
+from mdev_user.vfio.inspection import NamedValue
 from mdev_user.vfio.ops import DeviceOps
 from mdev_user.vfio.pci_function import PciFunction
 from mdev_user.vfio.requests import Area, Region, Reply, Request, Reset
 
 _log = logging.getLogger(__name__)
-
-_Gate = tuple[int, list[int], int, int, list[int], int, int]
-"""A bit of the levels; values, register and mask of its pending bit; the same of its enable bit."""
 
 MOST_UNMODELLED = 1024
 """Different accesses that are remembered: which ones is up to the guest, so there is an end to it."""
@@ -44,43 +48,68 @@ MOST_UNMODELLED = 1024
 class Device(DeviceOps):
     """One mdev. Everything here runs under its step lock."""
 
-    def __init__(self, kind: type[Function[Any]], profile: Profile, uuid: UUID) -> None:  # Any: of whatever profile
-        self._plan = plan = kind._plan
-        capability, regions = plan.with_vectors(kind.vectors, plan.regions(profile))
+    def __init__(self, kind: type[AnyFunction], profile: Profile, uuid: UUID) -> None:
+        self.uuid = uuid
+        messages, regions = with_vectors(kind, profile, assembly.regions(kind, profile))
         bars = {index: each.bar for index, each in regions.items()}
-        config = ConfigSpace(kind.identity, bars, (capability, *kind.capabilities))
+        config = ConfigSpace(kind.identity, bars, (*messages, *kind.capabilities))
         self._pci = PciFunction(config, regions)
-        self._values = {index: list(bar._layout.resets) for index, bar in plan.bars.items()}
-        # Any: the bars' own classes; the descriptor of each knows which.
-        self.views: list[Any] = [None] * 6  # Any: as above
-        for index, bar in plan.bars.items():
-            self.views[index] = type(bar)._on(self._values[index], 0)
-        self.function = kind(profile, uuid, self)
+        self._sizes = {index: each.bar.size for index, each in regions.items()}
         self.unmodelled: dict[tuple[int, int, int, bool], int] = {}
         """Accesses to what nobody declared: how often, by region, offset, size, and whether they wrote."""
         self.jobs: list[PendingJob] = []
         """Those under way, in the order in which they were started."""
+        self._again: set[PendingJob] = set()
+        """Workers among them that were called meanwhile."""
         self._counters = Counters()
         self._counted: GuestError | None = None
         self._vfio: VfioDevice | None = None
-        self._raised = 0
-        self._gates: list[_Gate] = []
-        self._computed: list[tuple[int, Callable[[], bool]]] = []
-        for vector, interrupt in enumerate(plan.interrupts):
-            self._watch(1 << vector, interrupt)
-        self._sizes = {index: each.bar.size for index, each in regions.items()}
-        self._spaces = {
-            index: RegisterSpace(dispatch, self._values[index], self.function, _Watch(self, index))
-            for index, dispatch in plan.dispatches.items()
-        }
+        self._spaces: dict[int, RegisterSpace] = {}
+        self._levels: list[Levels] = []
+        self._memories: dict[tuple[int, int], tuple[AnyUnit, Memory]] = {}
+        """By region and offset."""
+        self.units: dict[str, AnyUnit] = {}
+        """By name; the function has none, ``ports[1]`` is a part."""
+        for place in places(kind, profile):
+            self._place(place, profile)
+        self.function: AnyFunction = self.units[""]  # type: ignore[assignment]  # the place without a name
         self._reads, self._writes = Reads(), Writes()
         self._serve(Region.CONFIG, ConfigWindow(self._pci.read_config, self._pci.write_config))
         for index, each in regions.items():
             self._serve(index, self._window(index, each.areas))
-        self.function._settings.update(
-            {each._name: each._initial for each in plan.attributes if isinstance(each, Attribute)}
-        )
-        self._renew()
+        self._renew(ResetKind.POWER_ON)
+
+    def _place(self, place: Place, profile: Profile) -> None:
+        """Make one unit, and what answers at its bars."""
+        plan, unit = place.plan, place.make(profile, self)
+        self.units[place.name] = unit
+        for index, bar in plan.bars.items():
+            unit._bars[index] = type(bar)._on(list(bar._layout.resets), 0)
+        for memory in plan.memories:
+            self._memories[place.bar + memory._index, memory._offset] = unit, memory
+        unit._settings.update({each._name: each._initial for each in plan.of_kind(Attribute)})
+        levels = Levels(self._pci.interrupts, unit, plan, place.vector)
+        self._levels.append(levels)
+        if place.name:
+            self._place_part(place, unit, levels)
+        elif not plan.of_kind(Parts):
+            unit._settle = levels.settle
+        for index, dispatch in plan.dispatches.items():
+            region = place.bar + index
+            self._spaces[region] = RegisterSpace(dispatch, unit._bars[index]._values, unit, _Watch(self, region, unit))
+
+    def _place_part(self, place: Place, part: AnyUnit, levels: Levels) -> None:
+        """A part's step can move its own interrupts and those of the function, but no other part's."""
+        function: AnyFunction = self.units[""]  # type: ignore[assignment]  # it is placed first, without a name
+        function._parts.setdefault(place.family, ())
+        function._parts[place.family] += (part,)
+        settle_function = self._levels[0].settle
+
+        def settle_both() -> None:
+            levels.settle()
+            settle_function()
+
+        part._settle = settle_both if function._plan.levels else levels.settle
 
     # --- the operations of a VFIO device --------------------------------------------------------------------
 
@@ -88,23 +117,22 @@ class Device(DeviceOps):
     def open_device(self, device: VfioDevice) -> None:
         self._vfio, self._counters = device, device.counters
         self._pci.open(device)
-        for memory in self._plan.memories:
-            self._map(memory, device)
-        self._raised = 0
+        for (region, offset), (unit, memory) in self._memories.items():
+            view = device.memory(region, self._sizes[region])[offset:]
+            unit._state[memory._name] = view[: memory._bytes(unit.profile)]
+        for levels in self._levels:
+            levels.lower()
         self._reset(ResetKind.POWER_ON)
-        self.function.opened()
+        for each in self.units.values():
+            each.opened()
         self.settle()
 
     @override
     def close_device(self) -> None:
-        try:
-            self.function.closed()
-        finally:
-            self.jobs.clear()
-            self._pci.close()
-            for memory in self._plan.memories:
-                self.function._state[memory._name] = None
-            self._vfio = None
+        with ExitStack() as steps:
+            steps.callback(self._forget_user)
+            for each in self.units.values():
+                steps.callback(each.closed)
 
     @override
     def read(self, region: int, offset: int, count: int) -> bytes:
@@ -124,9 +152,30 @@ class Device(DeviceOps):
     def mmap(self, region: int, offset: int, length: int) -> None:
         self._pci.mmap(region, offset, length)
 
+    @override
+    def inspect(self) -> Iterable[NamedValue]:
+        return named_values(self)
+
+    @override
+    def decoder(self) -> DeviceDecoder:
+        return DeviceDecoder(self)
+
+    def save(self) -> bytes:
+        """The state of the open device, for `load` of another one of this class. Changes nothing."""
+        self._runner()
+        return transfer.save(self)
+
+    def load(self, data: bytes) -> None:
+        """Be what the device was that ``data`` was saved of, ever after; a step, and the end of the jobs that run.
+
+        ``data`` is hostile: StateError, and nothing has changed, for all that this device cannot be.
+        """
+        self._runner()
+        transfer.load(self, data)
+
     def attribute(self, attribute: MdevAttribute) -> Readable:
         """The declaration of one of the mdev's files."""
-        return next(each for each in self._plan.attributes if each._mdev_attribute == attribute)
+        return next(each for each in self.function._plan.attributes if each._mdev_attribute == attribute)
 
     # --- what members need ----------------------------------------------------------------------------------
 
@@ -161,7 +210,7 @@ class Device(DeviceOps):
             what = "write" if written else "read"
             _log.info(
                 "%s: %s of %d bytes at %#x of region %d, where nothing is declared",
-                self.function.uuid,
+                self.uuid,
                 what,
                 count,
                 offset,
@@ -169,56 +218,78 @@ class Device(DeviceOps):
             )
 
     def settle(self) -> None:
-        """The end of a step: interrupts follow what it changed."""
-        levels = 0
-        for bit, values, index, mask, gate, gate_index, gate_mask in self._gates:
-            if values[index] & mask and gate[gate_index] & gate_mask:
-                levels |= bit
-        for bit, is_up in self._computed:
-            if is_up():
-                levels |= bit
-        if levels != self._raised:
-            self._drive(levels)
+        """The end of a step of the function's: interrupts follow what it changed."""
+        for levels in self._levels:
+            levels.settle()
 
-    def start(self, job: "Job[Any]", work: PendingJob) -> bool:  # Any: of whatever parameters
+    def start(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> bool:  # Any: of whatever parameters
         """Start a job unless as many as it may have are under way."""
-        job._check(work)
-        under_way = sum(each.name == work.name for each in self.jobs)
+        under_way = [each for each in self.jobs if (each.unit, each.name) == (work.unit, work.name)]
+        if (same := job._same(work, under_way)) is not None:
+            self._again.add(same)
+            return True
         try:
-            if under_way >= job._limit:
-                raise GuestError(f"{work.name}: {under_way} under way, its limit; this one was not started")
-            self._runner().spawn(self._run(job, work), work.name)
+            if len(under_way) >= job._limit:
+                raise GuestError(f"{work.name}: {len(under_way)} under way, its limit; this one was not started")
+            self._begin(unit, job, work)
         except GuestError as error:
             self.refuse(error)
             return False
-        self.jobs.append(work)
-        self._set_busy(work, up=True)
         return True
+
+    def restart(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob, again: bool) -> None:  # noqa: FBT001 - Any: as above; a saved fact
+        """Start a job that was under way when the device was saved."""
+        self._begin(unit, job, work)
+        if again:
+            self._again.add(work)
+
+    def cancel_jobs(self) -> None:
+        self._runner().cancel_jobs()
+        self._forget_jobs()
+
+    def reset_by_software(self) -> None:
+        self._runner().cancel_jobs()
+        self._reset(ResetKind.SOFTWARE)
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    async def _run(self, job: "Job[Any]", work: PendingJob) -> None:  # Any: of whatever parameters
+    def _begin(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: of whatever parameters
+        self._runner().spawn(self._run(unit, job, work), work.name)
+        self.jobs.append(work)
+        _set_busy(unit, work, up=True)
+
+    async def _run(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: of whatever parameters
         """A job from its start to its end; one that is cancelled is forgotten by whoever cancels it."""
-        body = job._body(self.function, *work.arguments, **work.keywords)
+        body = job._body(unit, **work.arguments)
         try:
-            await Stepped(body, self.settle, self._was_counted)
+            await Stepped(body, work.slept, self._now, unit._settle, self._was_counted)
         except GuestError as error:
-            self._finish(work)
+            self._finish(unit, job, work)
             if error is not self._counted:
                 raise
         else:
-            self._finish(work)
+            self._finish(unit, job, work)
 
-    def _finish(self, work: PendingJob) -> None:
-        self.jobs.remove(work)
-        self._set_busy(work, up=False)
-        self.settle()
+    def _finish(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: of whatever parameters
+        if work in self.jobs and not self._runs_again(unit, job, work):  # not there: it reset the device
+            self.jobs.remove(work)
+            _set_busy(unit, work, up=False)
+        unit._settle()
 
-    def _set_busy(self, work: PendingJob, *, up: bool) -> None:
-        if work.name in self._plan.busy:
-            bar, bit = self._plan.busy[work.name]
-            values = self._values[bar]
-            values[bit.index] = values[bit.index] | bit.mask if up else values[bit.index] & ~bit.mask
+    def _runs_again(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> bool:  # Any: as above
+        if work not in self._again:
+            return False
+        self._again.remove(work)
+        work.slept.forget()
+        try:
+            self._runner().spawn(self._run(unit, job, work), work.name)
+        except GuestError as error:
+            self.refuse(error)
+            return False
+        return True
+
+    def _now(self) -> float:
+        return self._runner().now
 
     def _was_counted(self, error: GuestError) -> None:
         self._counted = error
@@ -230,32 +301,29 @@ class Device(DeviceOps):
 
     def _reset(self, kind: ResetKind) -> None:
         for space in self._spaces.values():
-            space.reset(sticky=kind is ResetKind.FUNCTION)
-        self.jobs.clear()
-        self._renew()
+            space.reset(sticky=kind is not ResetKind.POWER_ON)
+        self._forget_jobs()
+        self._renew(kind)
         self.function.reset(kind)
         self.settle()
 
-    def _renew(self) -> None:
+    def _renew(self, kind: ResetKind) -> None:
         """Everything that is not a register as after a reset; memory stays."""
-        state = self.function._state
-        for member in self._plan.state:
-            state[member._name] = member._fresh()
+        for unit in self.units.values():
+            for member in unit._plan.state:
+                if kind is ResetKind.POWER_ON or not member._sticky:
+                    unit._state[member._name] = member._fresh()
 
-    def _map(self, memory: Memory, device: VfioDevice) -> None:
-        view = device.memory(memory._index, self._sizes[memory._index])
-        self.function._state[memory._name] = view[memory._offset :][: memory._bytes(self.function.profile)]
+    def _forget_jobs(self) -> None:
+        self.jobs.clear()
+        self._again.clear()
 
-    def _drive(self, levels: int) -> None:
-        changed, self._raised = levels ^ self._raised, levels
-        while changed:
-            bit = changed & -changed
-            changed ^= bit
-            vector = bit.bit_length() - 1
-            if levels & bit:
-                self._pci.interrupts.raise_level(vector)
-            else:
-                self._pci.interrupts.lower_level(vector)
+    def _forget_user(self) -> None:
+        self._forget_jobs()
+        self._pci.close()
+        for unit, memory in self._memories.values():
+            unit._state[memory._name] = None
+        self._vfio = None
 
     def _serve(self, region: int, window: Window) -> None:
         self._reads[region], self._writes[region] = window.read, window.write
@@ -269,22 +337,16 @@ class Device(DeviceOps):
         return MixedWindow(self._sizes[index], parts, registers)
 
     def _memory(self, index: int, offset: int) -> memoryview:
-        found = next(each for each in self._plan.memories if (each._index, each._offset) == (index, offset))
-        view: memoryview = self.function._state[found._name]
+        unit, memory = self._memories[index, offset]
+        view: memoryview = unit._state[memory._name]
         return view
 
-    def _watch(self, bit: int, interrupt: Interrupt) -> None:
-        """Let ``bit`` of the levels follow an interrupt; bits that need no more than a mask are the quick case."""
-        conditions = [(self._values[bar], condition) for bar, condition in self._plan.conditions[interrupt]]
-        pending = interrupt._pending
-        if isinstance(pending, Pending) or any(condition.wanted is not None for _values, condition in conditions):
-            tests: list[Callable[[], bool]] = [partial(condition.holds, values) for values, condition in conditions]
-            if isinstance(pending, Pending):
-                tests.append(partial(pending._compute, self.function))
-            self._computed.append((bit, lambda: all(test() for test in tests)))
-            return
-        (values, first), (gate, second) = (*conditions, ([1], Condition(0, 1, None)))[:2]
-        self._gates.append((bit, values, first.index, first.mask, gate, second.index, second.mask))
+
+def _set_busy(unit: AnyUnit, work: PendingJob, *, up: bool) -> None:
+    if work.name in unit._plan.busy:
+        bar, bit = unit._plan.busy[work.name]
+        values = unit._bars[bar]._values
+        values[bit.index] = values[bit.index] | bit.mask if up else values[bit.index] & ~bit.mask
 
 
 class _Watch:
@@ -292,9 +354,9 @@ class _Watch:
 
     __slots__ = ("_device", "_region", "refuse", "settle")
 
-    def __init__(self, device: Device, region: int) -> None:
+    def __init__(self, device: Device, region: int, unit: AnyUnit) -> None:
         self._device, self._region = device, region
-        self.settle, self.refuse = device.settle, device.refuse
+        self.settle, self.refuse = unit._settle, device.refuse
 
     def count_unmodelled(self, offset: int, count: int, *, written: bool) -> None:
         self._device.count_unmodelled(self._region, offset, count, written=written)

@@ -1,22 +1,20 @@
+# ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
 """Function: one mediated PCI function, as one guest sees it; the class that an author subclasses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from uuid import UUID
 
 from typing_extensions import override
 
-from mdev_user.driver.dma import Dma
-from mdev_user.driver.interrupts import MSI, MSIX
-from mdev_user.driver.plan import Plan
+from mdev_user.driver.interrupts import INTX, MSI, MSIX
 from mdev_user.driver.pools import Profile
-from mdev_user.driver.undeclared import is_shared_state, stores_to_self
+from mdev_user.driver.snapshot import Snapshot
+from mdev_user.driver.unit import Unit
 from mdev_user.errors import DriverError
 from mdev_user.pci.capabilities import Capability
 from mdev_user.pci.identity import PciId
-from mdev_user.regs.bar import Bar
-from mdev_user.regs.mistakes import likeliest
 
 if TYPE_CHECKING:
     from mdev_user.driver.device import Device
@@ -28,119 +26,76 @@ class ResetKind(Enum):
     """Why a device is reset."""
 
     POWER_ON = "it was opened: nothing of an earlier user is left"
-    FUNCTION = "its user asked for it (VFIO_DEVICE_RESET): config space, sticky registers and memory stay"
+    FUNCTION = "its user asked for it (VFIO_DEVICE_RESET): config space, what is sticky, and memory stay"
+    SOFTWARE = "its guest wrote a register, and the driver called `reset_device`: the same stay"
 
 
-class Sealed(type):
-    """Gives a class no instance dictionary, so that a device has the state that was declared and no other."""
-
-    def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, object]) -> "Sealed":
-        if "__slots__" in body and bases and body.get("__module__") != __name__:
-            raise DriverError(f"{name}: __slots__: state is declared: Saved, Table, Session or a register")
-        body.setdefault("__slots__", ())
-        return super().__new__(mcs, name, bases, body)
-
-
-class Function(Generic[P], metaclass=Sealed):
+class Function(Unit[P]):
     """Subclass it and declare what the device consists of; the rest is derived.
 
     ``identity`` must be there; ``vectors`` is `MSI` with one vector for each `Interrupt` unless said otherwise;
     ``capabilities`` are further PCI capabilities. A bar, a `Memory`, `Saved`, `Table`, `Session`, `Attribute`,
-    `Interrupt`, `Message`, a `job` and the methods decorated with `on_write` and `on_read` are its members.
+    `Interrupt`, `Message`, `Parts`, a `job` and the methods decorated with `on_write` and `on_read` are its members.
     """
 
-    __slots__ = ("_bars", "_device", "_settings", "_state", "dma", "profile", "uuid")
+    __slots__ = ("_parts", "uuid")
+
+    _overridable = Unit._overridable | {
+        "reset", "identity", "vectors", "capabilities", "state_version", "upgrades"
+    }  # fmt: skip
 
     identity: ClassVar[PciId]
-    vectors: ClassVar[MSI | MSIX | None] = None
+    vectors: ClassVar[INTX | MSI | MSIX | None] = None
     capabilities: ClassVar[Sequence[Capability]] = ()
-    _plan: ClassVar[Plan]
 
-    profile: P
-    """What the mdev's type gives it."""
+    state_version: ClassVar[int] = 1
+    """Of what is saved of a device. One more when a declaration changes so that an older state means something else."""
+    upgrades: ClassVar[Mapping[int, Callable[[Snapshot], Snapshot]]] = {}
+    """``{1: from_first}`` makes a state of version 1 one of version 2: a function of the `Snapshot` and nothing else."""
+
     uuid: UUID
     """The mdev's."""
-    dma: Dma
-    """The guest's memory, for jobs."""
 
+    def __init__(self, name: str, profile: P, device: "Device") -> None:
+        super().__init__(name, profile, device)
+        self.uuid = device.uuid
+        # Any: parts of all classes, by the name of the member; the descriptor of each knows which.
+        self._parts: dict[str, tuple[Any, ...]] = {}  # Any: as above
+
+    @classmethod
     @override
-    def __init_subclass__(cls) -> None:
-        _check_class(cls)
-        cls._plan = Plan(cls)
-        _check_state(cls, cls._plan.members)
+    def _check_class(cls) -> None:
+        name = cls.__name__
+        if not isinstance(getattr(cls, "identity", None), PciId):
+            raise DriverError(
+                f"{name}: say what it is: identity = PciId(vendor=..., device=..., class_code=...), "
+                f"given {getattr(cls, 'identity', None)!r}"
+            )
+        if not isinstance(cls.vectors, INTX | MSI | MSIX | None):
+            raise DriverError(f"{name}.vectors: expected MSI(n), MSIX(n) or INTX(), given {cls.vectors!r}")
 
-    def __init__(self, profile: P, uuid: UUID, device: "Device") -> None:
-        """Made by its parent. A driver's own beginning is `opened`."""
-        self.profile, self.uuid, self.dma = profile, uuid, Dma(device)
-        self._device = device
-        self._bars: list[Bar] = device.views
-        # Any: values of all declared types, by the name of the member.
-        self._state: dict[str, Any] = {}  # Any: as above
-        self._settings: dict[str, Any] = {}  # Any: as above
+        _check_versions(cls)
 
-    def opened(self) -> None:
-        """A user opened the device; it was reset, and its memory is zero."""
+    def reset_device(self) -> None:
+        """The guest asks for a reset by a register: jobs end, and everything declared has its reset value again.
+
+        Config space, memory, and registers and state that are sticky stay; `reset` is called with ResetKind.SOFTWARE.
+        In a method of a register all that has happened when this returns, to the register that was written too, and
+        what the method stores from there on stays. A job that calls this ends at its next await.
+        """
+        self._device.reset_by_software()
 
     def reset(self, kind: ResetKind) -> None:
         """Everything declared has its reset value again, and no job is under way: what else a reset does."""
 
-    def closed(self) -> None:
-        """The user is gone, and with it its memory and interrupts. The device will be reset before the next one."""
 
-    if not TYPE_CHECKING:  # a checker that saw these would take any name
-
-        def __setattr__(self, name: str, value: object) -> None:
-            try:
-                object.__setattr__(self, name, value)
-            except AttributeError:
-                if hasattr(type(self), name):
-                    raise
-                raise AttributeError(_undeclared(type(self).__name__, name, self._plan.members)) from None
-
-        def __getattr__(self, name: str) -> object:
-            if name in self._plan.members:  # it is there, and its own code raised: let that be seen
-                return object.__getattribute__(self, name)
-            names = [each for each in dir(type(self)) if not each.startswith("_")]
-            raise AttributeError(f"{type(self).__name__} has no {name}{likeliest(name, names)}")
-
-
-AnyFunction: TypeAlias = Function[Any]  # Any: of whatever profile
-
-_OWN = frozenset(name for name in vars(Function) if not name.startswith("__")) | frozenset(Function.__slots__)
-_HOOKS = {"opened", "reset", "closed", "identity", "vectors", "capabilities"}
-
-
-def _check_class(cls: type[AnyFunction]) -> None:
-    name = cls.__name__
-    if not isinstance(getattr(cls, "identity", None), PciId):
-        raise DriverError(
-            f"{name}: say what it is: identity = PciId(vendor=..., device=..., class_code=...), "
-            f"given {getattr(cls, 'identity', None)!r}"
-        )
-    if "__init__" in vars(cls):
-        raise DriverError(f"{name}.__init__: a device is made by its parent: declare its state, and begin in opened()")
-    for taken in vars(cls).keys() & (_OWN - _HOOKS) - {"_plan"}:
-        raise DriverError(f"{name}.{taken}: the name is Function's own; choose another")
-    if not isinstance(cls.vectors, MSI | MSIX | None):
-        raise DriverError(f"{name}.vectors: expected MSI(n) or MSIX(n), given {cls.vectors!r}")
-
-
-def _check_state(cls: type, members: dict[str, object]) -> None:
-    """DriverError for state that is not declared: set in a method, or shared by all devices."""
-    known = members.keys() | _OWN
-    for name, member in members.items():
-        if is_shared_state(member):
+def _check_versions(cls: type[Function[Any]]) -> None:  # Any: of whatever profile
+    version = cls.state_version
+    if type(version) is not int or version < 1:
+        raise DriverError(f"{cls.__name__}.state_version: expected a number from 1, given {version!r}")
+    for number, upgrade in cls.upgrades.items():
+        if type(number) is not int or not 1 <= number < version or not callable(upgrade):
             raise DriverError(
-                f"{cls.__name__}.{name}: a {type(member).__name__} in the class would be one for all mdevs, and not "
-                f"saved; use Saved, Table or Session, or a tuple for a constant"
+                f"{cls.__name__}.upgrades[{number!r}]: expected a function by an older version than {version}, the "
+                f"state's, given {upgrade!r}"
             )
-        for stored in stores_to_self(member):
-            if stored not in known:
-                raise DriverError(f"in {cls.__name__}.{name}: " + _undeclared(cls.__name__, stored, members))
-
-
-def _undeclared(cls: str, name: str, members: dict[str, object]) -> str:
-    names = [each for each in members if not each.startswith("_")]
-    meant = likeliest(name, names)
-    hint = meant if "did you mean" in meant else ""
-    return f"{cls} has no {name}: declare it ({name} = Saved(...)), or it is lost when the device is saved{hint}"

@@ -16,9 +16,9 @@ from mdev_user.regs.registers import Register
 from mdev_user.regs.slots import Slot
 
 if TYPE_CHECKING:
-    from mdev_user.driver.function import AnyFunction
+    from mdev_user.driver.unit import AnyUnit
 
-F = TypeVar("F", bound="AnyFunction")
+F = TypeVar("F", bound="AnyUnit")
 T = TypeVar("T")
 R = TypeVar("R", bound=Register)
 

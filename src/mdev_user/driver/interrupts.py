@@ -14,9 +14,14 @@ from mdev_user.errors import DriverError
 from mdev_user.regs.refs import BIT, Ref
 
 if TYPE_CHECKING:
-    from mdev_user.driver.function import AnyFunction
+    from mdev_user.driver.unit import AnyUnit
 
-F = TypeVar("F", bound="AnyFunction")
+F = TypeVar("F", bound="AnyUnit")
+
+
+@dataclass(frozen=True, slots=True)
+class INTX:
+    """``vectors = INTX()``: the pin, and no messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +51,8 @@ class Pending(Member):
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "AnyFunction", owner: object) -> bool: ...
-    def __get__(self, obj: "AnyFunction | None", owner: object) -> Self | bool:
+    def __get__(self, obj: "AnyUnit", owner: object) -> bool: ...
+    def __get__(self, obj: "AnyUnit | None", owner: object) -> Self | bool:
         return self if obj is None else bool(self._compute(obj))
 
 
@@ -72,16 +77,26 @@ class Interrupt(Member):
 
 
 class Message(Member):
-    """Messages for queue devices: ``completion = Message()``, then ``self.completion.send(vector)``.
+    """Messages for queue devices: ``completion = Message(pin=Regs.isr.any)``, then ``self.completion.send(vector)``.
 
-    With INTx a message is not sent: such a device has an `Interrupt` beside it for guests that use the pin.
+    With INTx a message is not sent: there the pin is up while ``pin`` and ``enable`` are, which are those of an
+    `Interrupt`. They concern the pin only, and take no vector.
     """
+
+    def __init__(self, *, pin: Ref[bool] | Pending | None = None, enable: Ref[bool] | None = None) -> None:
+        if pin is not None and not isinstance(pin, Pending):
+            _check_bit("Message: pin", pin)
+        if enable is not None:
+            _check_bit("Message: enable", enable)
+            if pin is None:
+                raise DriverError("Message: enable is that of the pin: say which condition is, pin=...")
+        self._pending, self._enable = pin, enable
 
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "AnyFunction", owner: object) -> "Sender": ...
-    def __get__(self, obj: "AnyFunction | None", owner: object) -> "Self | Sender":
+    def __get__(self, obj: "AnyUnit", owner: object) -> "Sender": ...
+    def __get__(self, obj: "AnyUnit | None", owner: object) -> "Self | Sender":
         return self if obj is None else Sender(obj)
 
 
@@ -90,7 +105,7 @@ class Sender:
 
     __slots__ = ("_function",)
 
-    def __init__(self, function: "AnyFunction") -> None:
+    def __init__(self, function: "AnyUnit") -> None:
         self._function = function
 
     def send(self, vector: int) -> None:

@@ -5,34 +5,76 @@ A job is started by calling it; what is remembered of one that is under way is i
 that a step did is settled before the guest can see any of it.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
-from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from inspect import Parameter, iscoroutinefunction, signature
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 from typing_extensions import override
 
 from mdev_user.driver.members import Member
-from mdev_user.driver.state import is_frozen
-from mdev_user.errors import DriverError, GuestError
+from mdev_user.driver.values import Encoded, Kind, hints_of
+from mdev_user.errors import DriverError, GuestError, StateError
+from mdev_user.regs.mistakes import likeliest
 from mdev_user.regs.refs import Ref
+from mdev_user.vfio.work import Sleep
 
 if TYPE_CHECKING:
-    from mdev_user.driver.function import AnyFunction
+    from mdev_user.driver.unit import AnyUnit
 
-F = TypeVar("F", bound="AnyFunction")
+F = TypeVar("F", bound="AnyUnit")
 A = ParamSpec("A")
 
 MOST_PENDING = 1024
+
+
+class Slept:
+    """How long a job has slept, in seconds of its own time.
+
+    A job that is loaded begins anew and has a *credit*: it sleeps so much less. Thus it is where it was when it was
+    saved, and what it waits for comes when it would have come.
+    """
+
+    __slots__ = ("_asked", "_credit", "_done", "_since")
+
+    def __init__(self, credit: float = 0.0) -> None:
+        self._credit, self._done = credit, 0.0
+        self._since = self._asked = 0.0
+
+    def begin(self, seconds: float, now: float) -> float:
+        """The job sleeps: what of it is still to be slept."""
+        credit = min(max(self._credit - self._done, 0.0), seconds)
+        self._done += credit
+        self._since, self._asked = now, seconds - credit
+        return self._asked
+
+    def end(self) -> None:
+        """The sleep is over; it counts as long as it was meant to be."""
+        self._done, self._asked = self._done + self._asked, 0.0
+
+    def forget(self) -> None:
+        """The job runs once more, from its start."""
+        self._credit = self._done = self._asked = 0.0
+
+    def break_off(self) -> None:
+        """There was no sleep: the host refused it."""
+        self._asked = 0.0
+
+    def seconds(self, now: float) -> float:
+        """So far, the sleep that it is in included."""
+        return max(self._credit, self._done + min(max(now - self._since, 0.0), self._asked))
 
 
 @dataclass(frozen=True, eq=False)
 class PendingJob:
     """A job that was started and has not ended: all that is saved of it."""
 
+    unit: str
+    """The name of the unit that it is a job of."""
     name: str
-    arguments: tuple[object, ...]
-    keywords: dict[str, object] = field(default_factory=dict)
+    arguments: dict[str, object]
+    """By the name of the parameter, as far as they were given."""
+    slept: Slept = field(default_factory=Slept)
 
 
 class Job(Member, Generic[A]):
@@ -42,25 +84,74 @@ class Job(Member, Generic[A]):
         self, body: Callable[..., Coroutine[object, object, None]], busy: Ref[bool] | None, limit: int
     ) -> None:
         self._body, self._busy, self._limit = body, busy, limit
+        self._parameters: Parameters
         self.__doc__ = body.__doc__
 
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "AnyFunction", owner: object) -> Callable[A, bool]: ...
-    def __get__(self, obj: "AnyFunction | None", owner: object) -> Self | Callable[A, bool]:
+    def __get__(self, obj: "AnyUnit", owner: object) -> Callable[A, bool]: ...
+    def __get__(self, obj: "AnyUnit | None", owner: object) -> Self | Callable[A, bool]:
         if obj is None:
             return self
-        device = obj._device
 
         def start(*arguments: A.args, **keywords: A.kwargs) -> bool:
-            return device.start(self, PendingJob(self._name, arguments, keywords))
+            given = self._parameters.checked(arguments, keywords)
+            return obj._device.start(obj, self, PendingJob(obj._name, self._name, given))
 
         return start
 
-    def _check(self, work: PendingJob) -> None:
-        if not all(map(is_frozen, (*work.arguments, *work.keywords.values()))):
-            raise DriverError(f"{self._name}{work.arguments}: a job's arguments are saved: expected frozen values")
+    @override
+    def _settle_types(self, owner: str) -> None:
+        self._parameters = Parameters(f"{owner}.{self._name}", self._body)
+
+    def _same(self, _work: PendingJob, _under_way: list[PendingJob]) -> PendingJob | None:
+        """The one under way that a call is about, where it starts none of its own."""
+        return None
+
+
+class Worker(Job[A]):
+    """A job of which one is under way for the same arguments."""
+
+    @override
+    def _same(self, work: PendingJob, under_way: list[PendingJob]) -> PendingJob | None:
+        return next((each for each in under_way if each.arguments == work.arguments), None)
+
+
+class Parameters:
+    """The parameters of a job, with the types of what is saved of its arguments."""
+
+    def __init__(self, what: str, body: Callable[..., object]) -> None:
+        hints = hints_of(what, body)
+        self._what = what
+        self._signature = signature(body)
+        _unit, *parameters = self._signature.parameters.values()
+        self._by_place = all(each.kind is Parameter.POSITIONAL_OR_KEYWORD for each in parameters)
+        self._required = [each.name for each in parameters if each.default is Parameter.empty]
+        self.kinds: dict[str, Kind] = {}
+        for each in parameters:
+            if each.kind not in {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}:
+                raise DriverError(f"{what}: {each}: a job's arguments are saved by name: expected one of its own each")
+            if each.name not in hints:
+                raise DriverError(f"{what}: {each.name}: a job's arguments are saved: say of which type it is")
+            self.kinds[each.name] = Kind(f"{what}: {each.name}", hints[each.name])
+
+    def checked(self, arguments: tuple[object, ...], keywords: dict[str, object]) -> dict[str, object]:
+        """The arguments by name. TypeError, as of any call, and DriverError for one that cannot be saved."""
+        if self._by_place and not keywords and len(arguments) == len(self.kinds):  # as most are called
+            return {name: kind.checked(each) for (name, kind), each in zip(self.kinds.items(), arguments, strict=True)}
+        given = self._signature.bind(None, *arguments, **keywords).arguments
+        return {name: kind.checked(given[name]) for name, kind in self.kinds.items() if name in given}
+
+    def decode(self, saved: Mapping[str, Encoded]) -> dict[str, object]:
+        """The arguments that were saved; StateError when they are not those of this job."""
+        for name in saved:
+            if name not in self.kinds:
+                raise StateError(f"{self._what} has no parameter {name}{likeliest(name, self.kinds)}")
+        for name in self._required:
+            if name not in saved:
+                raise StateError(f"{self._what}: expected an argument {name}, given {', '.join(saved) or 'none'}")
+        return {name: kind.decode(saved[name]) for name, kind in self.kinds.items() if name in saved}
 
 
 class _Decorator(Protocol):
@@ -81,10 +172,24 @@ def job(*, busy: Ref[bool] | None = None, limit: int = 1) -> _Decorator:
     if busy is not None and limit != 1:
         raise DriverError(f"@job: with busy only one is under way at a time: limit={limit!r} contradicts it")
 
+    return _decorator(Job, busy, limit)
+
+
+def worker(*, busy: Ref[bool] | None = None, limit: int = 1) -> _Decorator:
+    """Make an ``async def`` a `job` that serves a queue: ``self.serve(queue)`` for every ring of its doorbell.
+
+    One is under way for the same arguments: called meanwhile, it runs once more when it has ended, so that no ring of
+    a doorbell is lost. ``limit`` is of different arguments: the number of queues.
+    """
+    job(busy=busy, limit=limit)  # the same mistakes
+    return _decorator(Worker, busy, limit)
+
+
+def _decorator(kind: type[Job[Any]], busy: Ref[bool] | None, limit: int) -> _Decorator:  # Any: of whatever parameters
     def decorate(body: Callable[Concatenate[F, A], Coroutine[object, object, None]]) -> Job[A]:
         if not iscoroutinefunction(body):
             raise DriverError(f"{getattr(body, '__name__', body)}: a job is an async def")
-        return Job(body, busy, limit)
+        return kind(body, busy, limit)
 
     return decorate
 
@@ -93,10 +198,16 @@ class Stepped(Awaitable[None]):
     """A driver's coroutine with what belongs to the end of each of its steps."""
 
     def __init__(
-        self, work: Coroutine[object, object, None], settle: Callable[[], None], counted: Callable[[GuestError], None]
+        self,
+        work: Coroutine[object, object, None],
+        slept: Slept,
+        clock: Callable[[], float],
+        settle: Callable[[], None],
+        counted: Callable[[GuestError], None],
     ) -> None:
         """``counted`` is told of a guest's error that the host has counted and throws in."""
-        self._work, self._settle, self._counted = work, settle, counted
+        self._work, self._slept, self._clock = work, slept, clock
+        self._settle, self._counted = settle, counted
 
     @override
     def __await__(self) -> Generator[object, object, None]:
@@ -108,16 +219,20 @@ class Stepped(Awaitable[None]):
             except StopIteration:
                 return
             self._settle()
+            if isinstance(request, Sleep) and request.seconds > 0:
+                request = Sleep(self._slept.begin(request.seconds, self._clock()))
             try:
                 outcome = yield request
             except GeneratorExit:
                 work.close()
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it is for the driver's code
+                self._slept.break_off()
                 if isinstance(error, GuestError):
                     self._counted(error)
                 resume = _Throw(work, error)
             else:
+                self._slept.end()
                 resume = _Send(work, outcome)
 
 

@@ -14,6 +14,13 @@ class Member:
     def __set_name__(self, _owner: type, name: str) -> None:
         self._name = self._name or name
 
+    def _settle_types(self, owner: str) -> None:
+        """Find the types of what is saved of it, once its class ``owner`` is complete.
+
+        Not earlier: what stands in brackets after a class is set by Python when the member has been made. DriverError
+        for a type that cannot be saved.
+        """
+
 
 def declarations(function: type) -> dict[str, object]:
     """Everything that a Function class and its bases declare, by name, in the order of declaration.

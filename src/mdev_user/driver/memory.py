@@ -9,7 +9,7 @@ from mdev_user.errors import DriverError
 from mdev_user.units import PAGE
 
 if TYPE_CHECKING:
-    from mdev_user.driver.function import AnyFunction
+    from mdev_user.driver.unit import AnyUnit
 
 # Any: the profile is the driver's own class; a Parent tries the function with each of its types when it is declared.
 Size = int | Callable[[Any], int]
@@ -31,8 +31,8 @@ class Memory(Member):
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "AnyFunction", owner: object) -> memoryview: ...
-    def __get__(self, obj: "AnyFunction | None", owner: object) -> Self | memoryview:
+    def __get__(self, obj: "AnyUnit", owner: object) -> memoryview: ...
+    def __get__(self, obj: "AnyUnit | None", owner: object) -> Self | memoryview:
         if obj is None:
             return self
         view = obj._state[self._name]

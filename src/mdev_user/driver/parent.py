@@ -32,8 +32,7 @@ class Parent(MdevParentOps, Generic[P]):
     """
 
     function: type[Function[P]]
-    # On the class the profiles, as an author declares them; on an instance what the framework asks every parent for.
-    types: Mapping[str, P]  # type: ignore[assignment]  # as said
+    types: Mapping[str, P]
     _pools: ClassVar[Mapping[str, Pool]] = {}
 
     @override
@@ -64,16 +63,14 @@ class Parent(MdevParentOps, Generic[P]):
             name: Pool(_total(name, totals.get(name, each.total)), homogeneous=each.homogeneous)
             for name, each in self._pools.items()
         }
-        self._profiles = type(self).types
-        self._accounts = Accounts(pools, self._profiles)
-        mdev_types = tuple(self._mdev_type(name, profile) for name, profile in self._profiles.items())
-        vars(self)["types"] = mdev_types
+        self._accounts = Accounts(pools, self.types)
+        self.mdev_types = tuple(self._mdev_type(name, profile) for name, profile in self.types.items())
 
     @override
     def create(self, mdev: Mdev) -> Device:
         self._accounts.take(mdev.type.name)
         try:
-            return Device(self.function, self._profiles[mdev.type.name], mdev.uuid)
+            return Device(self.function, self.types[mdev.type.name], mdev.uuid)
         except BaseException:
             self._accounts.give_back(mdev.type.name)
             raise
@@ -98,8 +95,10 @@ class Parent(MdevParentOps, Generic[P]):
         device.settle()
 
     def _mdev_type(self, name: str, profile: P) -> MdevType:
-        takes = ", ".join(f"{pool}: {shown(amount)}" for pool, amount in amounts(profile).items())
-        return MdevType(name, f"{self.function.__name__} {name}", takes)
+        takes = ", ".join(f"{pool}: {shown(amount)}" for pool, amount in amounts(profile, self._pools).items())
+        pretty_name = profile.pretty_name or f"{self.function.__name__} {name}"
+        description = takes if profile.description is None else profile.description
+        return MdevType(name, pretty_name, description or None)
 
 
 def _device(mdev: Mdev) -> Device:

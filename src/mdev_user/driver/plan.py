@@ -1,19 +1,18 @@
 # ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
-"""The plan of a Function class: its declarations, checked and compiled once, when the class is created."""
+"""The plan of a unit: its declarations, checked and compiled once, when the class is created."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
 from mdev_user.driver.attributes import Readable
 from mdev_user.driver.hooks import Mark, marks_of, read_hook, write_hook
-from mdev_user.driver.interrupts import MSI, MSIX, Interrupt, Pending
+from mdev_user.driver.interrupts import Interrupt, Message, Pending
 from mdev_user.driver.jobs import Job
-from mdev_user.driver.members import declarations, of_kind
+from mdev_user.driver.members import M, declarations, of_kind
 from mdev_user.driver.memory import Memory
 from mdev_user.driver.state import Kept
 from mdev_user.errors import DriverError
 from mdev_user.pci.bars import IoBar, MemoryBar
-from mdev_user.pci.capabilities import Capability, Msi, Msix
 from mdev_user.regs.bar import Bar
 from mdev_user.regs.dispatch import Dispatch, Everything, ReadHook, WriteHook
 from mdev_user.regs.mistakes import likeliest
@@ -35,18 +34,23 @@ _DECORATORS: dict[str, tuple[bool, bool]] = {
 
 
 class Plan:
-    """What a Function class consists of. Everything here is derived from `declarations`."""
+    """What a `Function` or `Part` class consists of. Everything here is derived from `declarations`."""
 
     def __init__(self, function: type) -> None:
         self.name = function.__name__
         self.members = declarations(function)
         self.bars = _by_index(self.name, self.members)
-        self.memories = [member for _name, member in of_kind(self.members, Memory)]
-        self.interrupts = [member for _name, member in of_kind(self.members, Interrupt)]
+        self.memories = self.of_kind(Memory)
+        self.interrupts = self.of_kind(Interrupt)
         self.jobs = dict(of_kind(self.members, Job))
-        self.attributes = [member for _name, member in of_kind(self.members, Readable)]
-        self.state = [member for _name, member in of_kind(self.members, Kept)]
-        self.conditions = {member: self._conditions(member) for member in self.interrupts}
+        self.attributes = self.of_kind(Readable)
+        self.state = self.of_kind(Kept)
+        for each in (*self.state, *self.attributes, *self.jobs.values()):
+            each._settle_types(self.name)
+        pins = [each for each in self.of_kind(Message) if each._pending is not None]
+        self.levels: tuple[Interrupt | Message, ...] = (*self.interrupts, *pins)
+        """Those that have a vector, and then those that only the pin tells."""
+        self.conditions = {member: self._conditions(member) for member in self.levels}
         self.busy = {name: self.condition(each._busy) for name, each in self.jobs.items() if each._busy}
         reads, writes = self._hooks()
         watched = self._watched()
@@ -61,24 +65,25 @@ class Plan:
         return index, Condition(slots[0].index, ref.mask, None if ref.wanted is None else ref.wanted << ref.lsb)
 
     def regions(self, profile: object) -> dict[int, BarRegion]:
-        """The BARs of one type of mdev."""
+        """The unit's BARs, for one type of mdev."""
         regions = {index: _region(bar) for index, bar in self.bars.items()}
         for memory in self.memories:
             regions[memory._index] = self._with_memory(memory, memory._bytes(profile), regions.get(memory._index))
         return regions
 
-    def with_vectors(
-        self, vectors: MSI | MSIX | None, regions: dict[int, BarRegion]
-    ) -> tuple[Capability, dict[int, BarRegion]]:
-        """The capability for messages, and the BARs with that of the MSI-X table."""
-        if isinstance(vectors, MSIX):
-            return _msix(self.name, vectors, len(self.interrupts), regions)
-        wanted = vectors.vectors if isinstance(vectors, MSI) else max(1, len(self.interrupts))
-        if wanted > 32:
-            raise DriverError(
-                f"{self.name}: {wanted} interrupts: MSI has at most 32 vectors; say vectors = MSIX({wanted})"
-            )
-        return Msi(1 << (wanted - 1).bit_length()), regions
+    @property
+    def bar_slots(self) -> int:
+        """How many indexes its bars take, from 0 to the last."""
+        bars = [index + (2 if bar._wide else 1) for index, bar in self.bars.items()]
+        return max(bars + [each._index + 1 for each in self.memories], default=0)
+
+    @property
+    def bar_indexes(self) -> set[int]:
+        return {*self.bars, *(each._index for each in self.memories)}
+
+    def of_kind(self, kind: type[M]) -> list[M]:
+        """The members of one kind, in the order of declaration."""
+        return [member for _name, member in of_kind(self.members, kind)]
 
     def _with_memory(self, memory: Memory, size: int, under: BarRegion | None) -> BarRegion:
         area = Area(memory._offset, size)
@@ -100,12 +105,12 @@ class Plan:
                 )
         return BarRegion(under.bar, (*under.areas, area))
 
-    def _conditions(self, interrupt: Interrupt) -> list[tuple[int, Condition]]:
+    def _conditions(self, interrupt: Interrupt | Message) -> list[tuple[int, Condition]]:
         refs = (interrupt._pending, interrupt._enable)
         return [self.condition(ref) for ref in refs if isinstance(ref, Ref)]
 
     def _watched(self) -> dict[int, Any]:  # Any: sets of registers, or Everything
-        if any(isinstance(each._pending, Pending) for each in self.interrupts):
+        if any(isinstance(each._pending, Pending) for each in self.levels):
             return {index: Everything() for index in self.bars}
         watched: dict[int, set[int]] = {}
         for conditions in self.conditions.values():
@@ -163,23 +168,3 @@ def _region(bar: Bar) -> BarRegion:
     if bar._io:
         return BarRegion(IoBar(bar._size))
     return BarRegion(MemoryBar(bar._size, bar._prefetchable, bar._wide))
-
-
-def _msix(
-    function: str, vectors: MSIX, interrupts: int, regions: dict[int, BarRegion]
-) -> tuple[Capability, dict[int, BarRegion]]:
-    if vectors.vectors < interrupts:
-        raise DriverError(
-            f"{function}: vectors: {interrupts} interrupts need MSIX({interrupts}), given {vectors.vectors}"
-        )
-    taken = {slot for index, each in regions.items() for slot in range(index, index + each.bar.slots)}
-    free = [index for index in range(6) if index not in taken]
-    if vectors.bar is not None and vectors.bar not in free:
-        raise DriverError(f"{function}: MSIX(bar={vectors.bar}): expected a free one, of {free}")
-    if not free:
-        raise DriverError(f"{function}: MSIX: the table needs a BAR of its own, and all six are taken")
-    index = free[0] if vectors.bar is None else vectors.bar
-    capability = Msix(vectors.vectors, table_bar=index)
-    _bar, pba_offset, pba_size = capability.pba
-    size = 1 << (max(PAGE, pba_offset + pba_size) - 1).bit_length()
-    return capability, {**regions, index: BarRegion(MemoryBar(size))}

@@ -1,7 +1,7 @@
 """Pools and profiles: what a parent has, what an mdev of a type takes of it, and the accounts of both."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from threading import Lock
 
 from mdev_user.errors import DriverError, NoSpace
@@ -11,7 +11,18 @@ from mdev_user.units import GiB, KiB, MiB
 
 @dataclass(frozen=True)
 class Profile:
-    """What one mdev of a type takes: a frozen dataclass with one int for each `Pool` of the parent."""
+    """A type of mdev: a frozen dataclass with one int for each `Pool` of the parent, what one mdev takes of it.
+
+    Other fields are settings of the type, for the driver: any frozen value. What is not said of ``pretty_name`` and
+    ``description``, the texts of the type's files ``name`` and ``description``, is made of the fields; an empty
+    description is none.
+    """
+
+    pretty_name: str | None = field(default=None, kw_only=True)
+    description: str | None = field(default=None, kw_only=True)
+
+
+_TEXTS = {each.name for each in fields(Profile)}
 
 
 class Pool:
@@ -36,7 +47,7 @@ class Accounts:
 
     def __init__(self, pools: Mapping[str, Pool], types: Mapping[str, Profile]) -> None:
         self._pools = dict(pools)
-        self._needs = {name: amounts(profile) for name, profile in types.items()}
+        self._needs = {name: amounts(profile, pools) for name, profile in types.items()}
         self._taken = dict.fromkeys(types, 0)
         self._lock = Lock()
 
@@ -81,8 +92,9 @@ class Accounts:
         return f"no {type_name} is available"
 
 
-def amounts(profile: Profile) -> dict[str, int]:
-    return {each.name: getattr(profile, each.name) for each in fields(profile)}
+def amounts(profile: Profile, pools: Iterable[str]) -> dict[str, int]:
+    """What one mdev of a type takes of each pool."""
+    return {pool: getattr(profile, pool) for pool in pools}
 
 
 def shown(amount: int) -> str:
@@ -105,17 +117,14 @@ def check_types(parent: str, pools: Mapping[str, Pool], types: object) -> None:
 
 
 def _check_profile(what: str, pools: Mapping[str, Pool], profile: Profile) -> None:
-    needs = amounts(profile)
-    for field in needs:
-        if field not in pools:
-            raise DriverError(
-                f"{what}: {type(profile).__name__}.{field} is no pool of the parent{likeliest(field, pools)}"
-            )
+    settings = {each.name for each in fields(profile)} - pools.keys() - _TEXTS
     for pool, each in pools.items():
-        if pool not in needs:
-            raise DriverError(f"{what}: {type(profile).__name__} has no field {pool}; add it: {pool}: int")
-        amount = needs[pool]
+        amount = getattr(profile, pool, None)
+        if amount is None:
+            meant = likeliest(pool, settings)
+            hint = meant if "did you mean" in meant else f"; add it: {pool}: int"
+            raise DriverError(f"{what}: {type(profile).__name__} has no field {pool}{hint}")
         if not isinstance(amount, int) or not 0 <= amount <= each.total:
             raise DriverError(f"{what}: {pool}: expected a number from 0 to {each.total}, the pool's, given {amount!r}")
-    if not any(needs.values()):
+    if not any(amounts(profile, pools).values()):
         raise DriverError(f"{what} takes nothing of any pool: there would be no end to its instances")

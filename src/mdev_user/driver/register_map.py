@@ -5,27 +5,28 @@ Everything here is read from the declarations and from the layout that serves a 
 of a register what the device does not do.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from inspect import cleandoc
-from typing import Any
 
 from msgspec import Struct
 
-from mdev_user.driver.function import Function
+from mdev_user.driver import assembly
+from mdev_user.driver.assembly import AnyFunction, Place, places, with_vectors
+from mdev_user.driver.banks import bank_of, condition
 from mdev_user.driver.interrupts import Pending
 from mdev_user.driver.memory import Memory
 from mdev_user.driver.parent import Parent
-from mdev_user.driver.plan import Plan
+from mdev_user.driver.pools import Profile
 from mdev_user.errors import DriverError
-from mdev_user.pci.capabilities import Msix
+from mdev_user.pci.capabilities import Capability, Msix
 from mdev_user.pci.identity import PciId
 from mdev_user.regs.arrays import Each
 from mdev_user.regs.bar import Bar
 from mdev_user.regs.entries import Entry, Map
 from mdev_user.regs.refs import Ref
 from mdev_user.regs.registers import Placed
-from mdev_user.regs.slots import Bits, Condition, Slot
+from mdev_user.regs.slots import Bits, Slot
 from mdev_user.vfio.pci_function import BarRegion
 from mdev_user.vfio_mdev.ops import MdevParentOps
 
@@ -104,6 +105,8 @@ class BarInfo(Struct, frozen=True, kw_only=True):
     wide: bool
     """Whether its address has 64 bits."""
     prefetchable: bool
+    same_as: str | None
+    """The name of the bar that has the same registers, which are told there: that of the first of several parts."""
     registers: list[RegisterInfo]
     memories: list[MemoryInfo]
     vectors: bool
@@ -131,7 +134,7 @@ class RegisterMap(Struct, frozen=True, kw_only=True):
     about: str
     identity: PciId
     messages: str
-    """MSI or MSI-X."""
+    """MSI, MSI-X, or INTx where there are none."""
     vectors: int
     interrupts: list[InterruptInfo]
     bars: list[BarInfo]
@@ -149,72 +152,93 @@ def register_map(kind: type[MdevParentOps]) -> RegisterMap:
             f"{name} declares no registers: expected a Parent with a Function class, given {kind.__name__}, which "
             f"answers accesses by code of its own"
         )
-    function, plan = kind.function, kind.function._plan
-    made = {name: plan.with_vectors(function.vectors, plan.regions(profile)) for name, profile in kind.types.items()}
-    capability = next(iter(made.values()))[0]
-    regions = {name: each for name, (_capability, each) in made.items()}
+    function = kind.function
+    made = {name: with_vectors(function, each, assembly.regions(function, each)) for name, each in kind.types.items()}
+    capabilities = next(iter(made.values()))[0]
+    placed = _placed(function, kind.types.values())
+    interrupts = [_interrupt(place, number) for place in placed for number in range(len(place.plan.interrupts))]
     return RegisterMap(
         parent=str(kind.driver_name),
         function=function.__name__,
         about=_about(function),
         identity=function.identity,
-        messages="MSI-X" if isinstance(capability, Msix) else "MSI",
-        vectors=_vectors(function, plan),
-        interrupts=[_interrupt(plan, vector) for vector in range(len(plan.interrupts))],
-        bars=[_bar(plan, index, regions) for index in sorted(next(iter(regions.values())))],
+        messages=_messages(capabilities),
+        vectors=getattr(function.vectors, "vectors", len(interrupts)),
+        interrupts=interrupts,
+        bars=list(_bars(placed, {name: each for name, (_capabilities, each) in made.items()})),
     )
 
 
-def _vectors(function: type[Function[Any]], plan: Plan) -> int:  # Any: of whatever profile
-    """Those that the driver uses; MSI itself has a power of two of them."""
-    return function.vectors.vectors if function.vectors else len(plan.interrupts)
+def _messages(capabilities: Sequence[Capability]) -> str:
+    if not capabilities:
+        return "INTx"
+    return "MSI-X" if isinstance(capabilities[0], Msix) else "MSI"
 
 
-def _bar(plan: Plan, index: int, regions: _Regions) -> BarInfo:
-    bar = plan.bars.get(index)
-    memories = [each for each in plan.memories if each._index == index]
-    shapes = {name: each[index].bar for name, each in regions.items()}
+def _placed(function: type[AnyFunction], profiles: Iterable[Profile]) -> list[Place]:
+    """The units of all types of mdev together."""
+    found = {place.name: place for profile in profiles for place in places(function, profile)}
+    return sorted(found.values(), key=lambda place: place.vector)
+
+
+def _bars(placed: Sequence[Place], regions: _Regions) -> Iterator[BarInfo]:
+    for index in sorted({index for each in regions.values() for index in each}):
+        owner = next((place for place in placed if index - place.bar in place.plan.bar_indexes), None)
+        yield _bar(owner, index, regions)
+
+
+def _bar(owner: Place | None, index: int, regions: _Regions) -> BarInfo:
+    """``owner`` is the unit whose BAR it is; that of the MSI-X table is nobody's."""
+    bar = owner.plan.bars.get(index - owner.bar) if owner else None
+    memories = [each for each in owner.plan.memories if each._index == index - owner.bar] if owner else []
+    shapes = {name: each[index].bar for name, each in regions.items() if index in each}
     shape = next(iter(shapes.values()))
     names = [each._name for each in (bar, *memories) if each is not None]
+    first = owner is None or owner.index == 0
     return BarInfo(
         index=index,
-        name=names[0] if names else "vectors",
+        name=_dotted(owner.name if owner else "", names[0] if names else "vectors"),
         sizes={name: each.size for name, each in shapes.items()},
         io=bar is not None and bar._io,
         wide=shape.slots > 1,
         prefetchable=bool(getattr(shape, "prefetchable", False)),
-        registers=_registers(type(bar)) if bar is not None else [],
-        memories=[_memory(each, regions) for each in memories],
+        same_as=None if first or owner is None else _dotted(f"{owner.family}[0]", names[0]),
+        registers=_registers(type(bar)) if bar is not None and first else [],
+        memories=[_memory(each, index, regions) for each in memories],
         vectors=not names,
         about=_about(type(bar)) if bar is not None else "",
     )
 
 
-def _memory(memory: Memory, regions: _Regions) -> MemoryInfo:
+def _memory(memory: Memory, index: int, regions: _Regions) -> MemoryInfo:
     sizes = {
         name: area.size
         for name, each in regions.items()
-        for area in each[memory._index].areas
+        for area in (each[index].areas if index in each else ())
         if area.offset == memory._offset
     }
     return MemoryInfo(name=memory._name, offset=memory._offset, sizes=sizes)
 
 
-def _interrupt(plan: Plan, vector: int) -> InterruptInfo:
-    interrupt = plan.interrupts[vector]
+def _interrupt(place: Place, number: int) -> InterruptInfo:
+    interrupt = place.plan.interrupts[number]
     pending, enable = interrupt._pending, interrupt._enable
     return InterruptInfo(
-        name=interrupt._name,
-        vector=vector,
-        pending=pending._name if isinstance(pending, Pending) else _placed(plan, pending),
-        enable=None if enable is None else _placed(plan, enable),
+        name=_dotted(place.name, interrupt._name),
+        vector=place.vector + number,
+        pending=_dotted(place.name, pending._name) if isinstance(pending, Pending) else _reference(place, pending),
+        enable=None if enable is None else _reference(place, enable),
     )
 
 
-def _placed(plan: Plan, ref: Ref[bool]) -> str:
+def _reference(place: Place, ref: Ref[bool]) -> str:
     """A condition on a register, by its name from the bar on: ``regs.status.done``."""
-    bar = next(each._name for each in plan.bars.values() if type(each) is ref.place.bar)
-    return _condition(".".join(name for name in (bar, ref.place.path, ref.field) if name), ref)
+    bar = next(each._name for each in place.plan.bars.values() if type(each) is ref.place.bar)
+    return condition(_dotted(place.name, bar, ref.place.path, ref.field), ref)
+
+
+def _dotted(*names: str) -> str:
+    return ".".join(name for name in names if name)
 
 
 # --- the registers of a bar -----------------------------------------------------------------------------------
@@ -233,7 +257,7 @@ def _register(bar: type[Bar], slot: Slot) -> RegisterInfo:
         access=list(dict.fromkeys(each.access.name for each in slot.fields)) or ["RSVD"],
         reset=slot.reset,
         sticky=slot.sticky,
-        bank=_bank(bar, slot),
+        bank=bank_of(bar, slot),
         array=_array(bar, slot),
         fields=[_field(each) for each in slot.fields if each.name],
         about=_about_register(bar, slot.path),
@@ -257,23 +281,6 @@ def _members(kind: object) -> dict[str, int]:
     if not (isinstance(kind, type) and issubclass(kind, Enum)):
         return {}
     return {name: int(each.value) for name, each in kind.__members__.items()}
-
-
-def _bank(bar: type[Bar], slot: Slot) -> str | None:
-    if slot.bank is None or slot.selected is None:
-        return None
-    path = _by_index(bar, slot.selected).path
-    return _condition(f"{path}.{slot.bank.field}" if slot.bank.field else path, slot.bank)
-
-
-def _by_index(bar: type[Bar], condition: Condition) -> Slot:
-    return next(slot for slot in bar._layout.slots if slot.index == condition.index)
-
-
-def _condition(name: str, ref: Ref[bool]) -> str:
-    if ref.wanted is not None:
-        return f"{name} == {ref.wanted:#x}"
-    return name if ref.width == 1 else f"{name} != 0"
 
 
 def _array(bar: type[Bar], slot: Slot) -> ArrayInfo | None:

@@ -2,47 +2,47 @@
 """State that is not a register: `Saved` values, `Table`s of them, and `Session` objects that are made anew."""
 
 from collections.abc import Callable, Iterator, MutableMapping
-from dataclasses import fields, is_dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, get_args, overload
 
 from typing_extensions import override
 
 from mdev_user.driver.members import Member
-from mdev_user.errors import DriverError, GuestError
+from mdev_user.driver.values import Encoded, Kind, encoded, is_frozen, pairs_of, type_of
+from mdev_user.errors import DriverError, GuestError, StateError
+from mdev_user.regs.mistakes import number
 
 if TYPE_CHECKING:
-    from mdev_user.driver.function import AnyFunction
+    from mdev_user.driver.unit import AnyUnit
 
 T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 
+MOST_ENTRIES = 1 << 16
+
 
 class Kept(Member):
     """A member that has a value in the state of each device."""
+
+    _sticky = False
+    """Whether it survives, as a sticky register does, every reset but that of power-on."""
 
     def _fresh(self) -> object:
         """The value after a reset."""
         raise NotImplementedError
 
+    def _save(self, _value: Any) -> bytes | None:  # noqa: ANN401 - Any: of the member's own type
+        """What is saved of its value; None when it is as after a reset, or is never saved."""
+        return None
 
-_ATOMS = (int, bool, float, str, bytes, type(None), Enum)
-
-
-def is_frozen(value: object) -> bool:
-    """Whether a value can be saved as it is: atoms, and tuples, frozen sets and frozen dataclasses of such."""
-    if isinstance(value, _ATOMS):
-        return True
-    if isinstance(value, tuple | frozenset):
-        return all(is_frozen(each) for each in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return _is_frozen_dataclass(value) and all(is_frozen(getattr(value, each.name)) for each in fields(value))
-    return False
+    def _load(self, data: Encoded) -> object:
+        """The value that was saved. StateError for what is none."""
+        raise StateError(f"{self._name} is not saved: expected nothing of it, given {bytes(data)!r:.80}")
 
 
-def _is_frozen_dataclass(value: object) -> bool:
-    return bool(getattr(value, "__dataclass_params__").frozen)  # noqa: B009 - its type is not published
+def _subscript(member: object) -> tuple[Any, ...]:  # Any: types, as an author writes them
+    """What was given in brackets: ``int | None`` of ``Saved[int | None](None)``."""
+    return get_args(getattr(member, "__orig_class__", None))
 
 
 class Value(Kept, Generic[T]):
@@ -51,51 +51,83 @@ class Value(Kept, Generic[T]):
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "AnyFunction", owner: object) -> T: ...
-    def __get__(self, obj: "AnyFunction | None", owner: object) -> Self | T:
+    def __get__(self, obj: "AnyUnit", owner: object) -> T: ...
+    def __get__(self, obj: "AnyUnit | None", owner: object) -> Self | T:
         if obj is None:
             return self
         value: T = obj._state[self._name]
         return value
 
-    def __set__(self, obj: "AnyFunction", value: T) -> None:
+    def __set__(self, obj: "AnyUnit", value: T) -> None:
         obj._state[self._name] = value
 
 
 class Saved(Value[T]):
     """A value that belongs to the device's state: ``total = Saved(0)``, or ``Saved[int | None](None)``.
 
-    Any frozen value: numbers, str, bytes, enumerations, tuples, frozen dataclasses. A reset puts ``initial`` back.
+    Any frozen value: numbers, str, bytes, enumerations, tuples, frozen dataclasses. A reset puts ``initial`` back;
+    what is ``sticky`` survives the resets that a guest asks for. Its type is that of ``initial``, or what stands in
+    brackets; an int is one of 64 bits (-2**63 to 2**64 - 1). Setting it to what could not be saved is a DriverError.
     """
 
-    def __init__(self, initial: T) -> None:
+    _kind: Kind
+    _reset: bytes
+
+    def __init__(self, initial: T, *, sticky: bool = False) -> None:
         if not is_frozen(initial):
             raise DriverError(
                 f"Saved: expected a frozen value (int, bytes, tuple, frozen dataclass ...), given {initial!r}"
             )
-        self._initial = initial
+        self._initial, self._sticky = initial, sticky
+
+    @override
+    def __set__(self, obj: "AnyUnit", value: T) -> None:
+        obj._state[self._name] = self._kind.checked(value)
 
     @override
     def _fresh(self) -> T:
         return self._initial
 
+    @override
+    def _settle_types(self, owner: str) -> None:
+        what = f"{owner}.{self._name}"
+        annotation = (*_subscript(self), None)[0] or type_of(what, self._initial)
+        self._kind = Kind(what, annotation)
+        self._initial = self._kind.checked(self._initial)  # type: ignore[assignment]  # as it was, or equal to it
+        self._reset = encoded(self._initial)
+
+    @override
+    def _save(self, value: object) -> bytes | None:
+        data = encoded(value)
+        return None if data == self._reset else data
+
+    @override
+    def _load(self, data: Encoded) -> object:
+        return self._kind.decode(data)
+
 
 class Table(Kept, MutableMapping[K, V]):
     """A dictionary that belongs to the device's state: ``queues = Table[int, Queue](limit=64)``.
 
-    Keys and values are frozen values. Since a guest often decides what is put into it, it has a ``limit``: an entry
-    more is a GuestError. A reset empties it.
+    Keys and values are frozen values, of the types in brackets. Since a guest often decides what is put into it, it
+    has a ``limit``: an entry more is a GuestError. A reset empties it, unless it is
+    ``sticky`` and its guest asks for the reset.
     """
 
-    def __init__(self, *, limit: int) -> None:
-        self._limit = limit
+    _key: Kind
+    _value: Kind
+    _kind: Kind
+
+    def __init__(self, *, limit: int, sticky: bool = False) -> None:
+        self._limit = number("Table: limit", limit, 1, MOST_ENTRIES)
+        self._sticky = sticky
         self._entries: dict[K, V] = {}
 
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "AnyFunction", owner: object) -> "Table[K, V]": ...
-    def __get__(self, obj: "AnyFunction | None", owner: object) -> "Table[K, V]":
+    def __get__(self, obj: "AnyUnit", owner: object) -> "Table[K, V]": ...
+    def __get__(self, obj: "AnyUnit | None", owner: object) -> "Table[K, V]":
         if obj is None:
             return self
         table: Table[K, V] = obj._state[self._name]
@@ -104,8 +136,34 @@ class Table(Kept, MutableMapping[K, V]):
     @override
     def _fresh(self) -> "Table[K, V]":
         fresh: Table[K, V] = Table(limit=self._limit)
-        fresh._name = self._name
+        fresh._name, fresh._key, fresh._value = self._name, self._key, self._value
         return fresh
+
+    @override
+    def _save(self, value: "Table[Any, Any]") -> bytes | None:  # Any: of its own types
+        return encoded(tuple(value.items())) if value else None
+
+    @override
+    def _load(self, data: Encoded) -> object:
+        pairs: Any = self._kind.decode(data)  # Any: what its type says
+        if len(pairs) > self._limit:
+            raise StateError(
+                f"{self._kind.what}: expected at most {self._limit} entries, its limit, given {len(pairs)}"
+            )
+        table = self._fresh()
+        table._entries.update(pairs)
+        if len(table) != len(pairs):
+            raise StateError(f"{self._kind.what}: expected each key once")
+        return table
+
+    @override
+    def _settle_types(self, owner: str) -> None:
+        what = f"{owner}.{self._name}"
+        given = _subscript(self)
+        if not given:
+            raise DriverError(f"{what}: say what is in it: Table[int, bytes](limit={self._limit})")
+        self._key, self._value = Kind(f"{what}: a key", given[0]), Kind(f"{what}: an entry", given[1])
+        self._kind = Kind(what, pairs_of(*given))
 
     @override
     def __getitem__(self, key: K) -> V:
@@ -115,9 +173,7 @@ class Table(Kept, MutableMapping[K, V]):
     def __setitem__(self, key: K, value: V) -> None:
         if len(self._entries) >= self._limit and key not in self._entries:
             raise GuestError(f"{self._name} has {self._limit} entries, its limit; {key!r} was not added")
-        if not (is_frozen(key) and is_frozen(value)):
-            raise DriverError(f"{self._name}[{key!r}]: expected frozen values, given {value!r}")
-        self._entries[key] = value
+        self._entries[self._key.checked(key)] = self._value.checked(value)  # type: ignore[index, assignment]  # as given
 
     @override
     def __delitem__(self, key: K) -> None:

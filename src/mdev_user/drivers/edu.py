@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import factorial
 
 from mdev_user.driver import (
-    RO, U32, U64, WO, Attribute, Bar, Flag, Function, GuestError, Interrupt, Message, MiB, Parent, PciId, Pool, Profile,
+    RO, U32, U64, WO, Attribute, Bar, Flag, Function, GuestError, Interrupt, MiB, Parent, PciId, Pool, Profile,
     Register, Saved, job, on_write,
 )  # fmt: skip
 
@@ -44,7 +44,7 @@ class Edu(Function[Slice]):
     identity = PciId(vendor=0x1234, device=0x11E8, class_code=0x00FF00, revision=0x10)
     regs, buffer = Regs(), Saved(bytes(SIZE))
     dma_mask = Attribute((1 << 28) - 1, range=(0, (1 << 64) - 1))
-    interrupt, again = Interrupt(Regs.irq.any), Message()
+    interrupt = Interrupt(Regs.irq.any)
 
     @on_write(Regs.liveness)
     def invert(self, value: int) -> None:
@@ -52,10 +52,7 @@ class Edu(Function[Slice]):
 
     @on_write(Regs.irq_raise)
     def raise_irq(self, value: int) -> None:
-        pending = self.regs.irq
         self.regs.irq |= value
-        if pending:  # the level is up already, and MSI owes a message to each raise
-            self.again.send(0)
 
     @on_write(Regs.irq_ack)
     def acknowledge(self, value: int) -> None:

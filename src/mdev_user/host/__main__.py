@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
@@ -48,11 +49,18 @@ class HostProcess:
             self._threads.submit(self._answer, self._decoder.decode(data))
 
     def _answer(self, packet: Packet) -> None:
-        data = self._encode(self._do(packet))
         try:
-            self._channel.send(data)
+            for answer in self._answers(packet):
+                self._channel.send(self._encode(answer))
         except OSError:  # the front is gone; run() sees it too
             _log.debug("an answer came too late")
+
+    def _answers(self, packet: Packet) -> Iterator[Answer]:
+        """One, or as many as what the service gave is in."""
+        answer = self._do(packet)
+        values = answer.value if isinstance(answer.value, list) else [answer.value]
+        for value in values:
+            yield msgspec.structs.replace(answer, value=value, more=value is not values[-1])
 
     def _encode(self, answer: Answer) -> bytes:
         """What a driver returned may be nothing that can travel; whoever waits for it is told so."""

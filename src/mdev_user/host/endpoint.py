@@ -17,12 +17,15 @@ from pathlib import Path
 from threading import Condition, Lock, Thread
 from uuid import UUID
 
+from typing_extensions import override
+
 from mdev_user.errors import Busy, NoDevice
 from mdev_user.host import SOCKET_NAME
 from mdev_user.host.jobs import Jobs, JobThread
 from mdev_user.host.poll import PollThread
 from mdev_user.host.region_file import RegionFile
 from mdev_user.host.steps import step
+from mdev_user.host.trace import Tracer
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio_user.guest_memory import GuestMemory
 from mdev_user.vfio_user.server import Session
@@ -46,6 +49,10 @@ class Peer:
     uid: int
     name: str
 
+    @override
+    def __str__(self) -> str:
+        return f"pid {self.pid} ({self.name})"
+
 
 class Endpoint:
     """The socket of one VfioDevice and whoever uses it."""
@@ -57,6 +64,7 @@ class Endpoint:
         self.peer: Peer | None = None
         self.session: Session | None = None
         self.last_disconnect = ""
+        self.tracer = Tracer(device, self.lock, lambda: str(self.peer))
         self._host = host
         self._folder = folder
         self._changed = Condition()

@@ -44,6 +44,18 @@ class Transport(Protocol):
     def send_dma_write(self, iova: int, data: bytes, done: Callable[[bytes | Exception], None]) -> None: ...
 
 
+class Schedule(Protocol):
+    """When stretches run: a `JobThread`, or a test's own hand."""
+
+    @property
+    def now(self) -> float:
+        """Seconds, by the clock of `put_later`."""
+
+    def put(self, jobs: "Jobs", stretch: Callable[[], None]) -> None: ...
+
+    def put_later(self, seconds: float, jobs: "Jobs", stretch: Callable[[], None]) -> None: ...
+
+
 class JobThread:
     """Runs what is ready, one stretch of an mdev after one of another; sleeping jobs become ready by the clock."""
 
@@ -57,6 +69,10 @@ class JobThread:
         self._stopping = False
         self._thread = Thread(target=self._run, name="jobs", daemon=True)
         self._thread.start()
+
+    @property
+    def now(self) -> float:
+        return self._clock()
 
     def put(self, jobs: "Jobs", stretch: Callable[[], None]) -> None:
         """Run ``stretch`` as a step of that mdev, as soon as it is free."""
@@ -115,7 +131,7 @@ class Jobs:
 
     def __init__(
         self,
-        thread: JobThread,
+        thread: Schedule,
         lock: Lock,
         device: VfioDevice,
         transport: Transport,
@@ -129,6 +145,11 @@ class Jobs:
         self._transport = transport
         self._failed = failed
         self._pending: set[_Job] = set()
+        self._running: _Job | None = None
+
+    @property
+    def now(self) -> float:
+        return self._thread.now
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
         if len(self._pending) >= MAX_PENDING:
@@ -141,7 +162,8 @@ class Jobs:
     def cancel_all(self) -> None:
         pending, self._pending = self._pending, set()
         for job in pending:
-            job.work.close()
+            if job is not self._running:  # which calls this itself, and is closed at its next await
+                job.work.close()
 
     def submit(self, stretch: Callable[[], None]) -> None:
         """Run something of the framework's own as a step (the guest's unmask, say)."""
@@ -172,7 +194,10 @@ class Jobs:
             if isinstance(outcome, GuestError):  # counted here: the driver may well live with it
                 self._device.counters.guest_error(outcome)
                 job.fault = outcome
-            request = _resume(job.work, outcome)
+            request = self._resume(job, outcome)
+            if job not in self._pending:  # it cancelled all jobs
+                job.work.close()
+                return
             try:
                 outcome = self._begin(job, request)
             except GuestError as error:
@@ -183,6 +208,13 @@ class Jobs:
                 continue
             if outcome is None:
                 return
+
+    def _resume(self, job: "_Job", outcome: Outcome) -> object:
+        self._running = job
+        try:
+            return _resume(job.work, outcome)
+        finally:
+            self._running = None
 
     def _begin(self, job: "_Job", request: object) -> Outcome:
         """Do what a job awaits. None: it is under way and will resume the job."""

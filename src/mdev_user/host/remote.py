@@ -21,25 +21,35 @@ from mdev_user.errors import InvalidValue, NoDevice, error_from
 from mdev_user.host.wire import (
     LARGEST,
     Answer,
+    BeginTrace,
     Call,
     Create,
     Disconnect,
+    EndTrace,
     GetAvailable,
     Inspect,
     Inspection,
+    ListUnmodelled,
+    ListValues,
     Load,
     Packet,
     ParentDescription,
     Probe,
+    ReadTrace,
     Remove,
     Show,
     Store,
+    TraceLines,
     Unload,
+    UnmodelledAnswer,
     Unprobe,
+    Value,
+    Values,
 )
 from mdev_user.mdev.device import Mdev
 from mdev_user.mdev.ops import LifecycleOps
 from mdev_user.mdev.types import MdevAttribute, MdevType
+from mdev_user.vfio.inspection import TraceLine, Unmodelled
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +60,9 @@ _FAREWELL = 4.0
 """Seconds that a host has to end by itself; then it is killed."""
 _PROMPT = 3.0
 """Seconds for an answer that needs no waiting for anybody; a host without one is stuck, and told as such."""
+
+_TRACE_SECONDS = 1.0
+_readers = count(1)
 
 
 class RemoteHost:
@@ -74,14 +87,22 @@ class RemoteHost:
         self._reader = Thread(target=self._read, name=f"host {name}", daemon=True)
         self._reader.start()
 
-    def ask(self, call: Call) -> ParentDescription | Inspection | int | str | None:
+    def ask(self, call: Call) -> Value:
         """Like `call`, for what is answered at once: ETIMEDOUT when it is not, and again at once while it is stuck."""
+        return self.ask_for_all(call)[0]
+
+    def ask_for_all(self, call: Call) -> list[Value]:
+        """`ask` for what is answered in several packets, each of which comes at once."""
         if self._silent:
             raise self._timeout(call)
-        return self.call(call, _PROMPT)
+        return self._answers(call, _PROMPT)
 
-    def call(self, call: Call, seconds: float | None = None) -> ParentDescription | Inspection | int | str | None:
+    def call(self, call: Call) -> Value:
         """Have the host do it, and wait. What it raised is raised here; ENODEV when the host is or dies meanwhile."""
+        return self._answers(call, None)[0]
+
+    def _answers(self, call: Call, seconds: float | None) -> list[Value]:
+        """The value of each packet; ``seconds`` to wait for each."""
         answers: SimpleQueue[Answer | None] = SimpleQueue()
         number = next(self._numbers)
         data = self._encoder.encode(Packet(number, call))
@@ -93,19 +114,17 @@ class RemoteHost:
             self._pending[number] = answers
         try:
             self._channel.send(data)
-            answer = answers.get(timeout=seconds)
+            received = [answers.get(timeout=seconds)]
+            while (last := received[-1]) is not None and last.more:
+                received.append(answers.get(timeout=seconds))
         except OSError:
-            answer = None
+            received = [None]
         except Empty:
             self._silent = True
             raise self._timeout(call) from None
         finally:
             self._pending.pop(number, None)
-        if answer is None:
-            raise NoDevice(f"host {self.name} is gone: {self._gone or 'it closed its channel'}")
-        if answer.errno:
-            raise error_from(answer.errno, answer.message)
-        return answer.value
+        return [self._value(each) for each in received]
 
     @property
     def gone(self) -> str:
@@ -121,6 +140,13 @@ class RemoteHost:
         if self._reader.is_alive():  # it does not even listen
             self._process.kill()
             self._reader.join()
+
+    def _value(self, answer: Answer | None) -> Value:
+        if answer is None:
+            raise NoDevice(f"host {self.name} is gone: {self._gone or 'it closed its channel'}")
+        if answer.errno:
+            raise error_from(answer.errno, answer.message)
+        return answer.value
 
     def _read(self) -> None:
         decoder = msgspec.msgpack.Decoder(Answer)
@@ -170,7 +196,7 @@ class RemoteParent(LifecycleOps):
         self.host = host
         self.name = load.name
         self.driver_name = description.driver_name
-        self.types = description.types
+        self.mdev_types = description.types
         self.max_instances = description.max_instances
         self.attributes = description.attributes
 
@@ -207,6 +233,40 @@ class RemoteParent(LifecycleOps):
 
     def disconnect(self, uuid: UUID) -> None:
         self.host.call(Disconnect(uuid))
+
+    def values(self, uuid: UUID) -> Values:
+        """The named values of an mdev. EBUSY when its driver is stuck, EINVAL when it names nothing."""
+        pages = [each for each in self.host.ask_for_all(ListValues(uuid)) if isinstance(each, Values)]
+        return Values(any(page.opened for page in pages), [value for page in pages for value in page.values])
+
+    def unmodelled(self, uuid: UUID) -> Unmodelled:
+        """What the mdev's user accessed and nobody declared. Errors as of `values`."""
+        answer = self.host.ask(ListUnmodelled(uuid))
+        if not isinstance(answer, UnmodelledAnswer):
+            raise NoDevice(f"host {self.host.name} answered {answer!r}")
+        return answer.unmodelled
+
+    def trace(self, uuid: UUID) -> "RemoteTrace":
+        """Begin to trace an mdev. EBUSY when its driver is stuck, or too many trace it."""
+        return RemoteTrace(self.host, uuid)
+
+
+class RemoteTrace:
+    """One reader of an mdev's trace."""
+
+    def __init__(self, host: RemoteHost, uuid: UUID) -> None:
+        self._host, self._uuid, self._reader = host, uuid, next(_readers)
+        host.ask(BeginTrace(uuid, self._reader))
+
+    def read(self) -> list[TraceLine]:
+        """Lines as soon as there are some; none after a second without. ENODEV when the mdev or its host is gone."""
+        answer = self._host.ask(ReadTrace(self._uuid, self._reader, _TRACE_SECONDS))
+        return answer.lines if isinstance(answer, TraceLines) else []
+
+    def close(self) -> None:
+        """Nobody reads it any more."""
+        with suppress(NoDevice, TimeoutError):  # who reads too seldom is forgotten anyway
+            self._host.ask(EndTrace(self._uuid, self._reader))
 
 
 class RemoteVfioMdev:

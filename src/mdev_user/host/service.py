@@ -1,36 +1,55 @@
 """What a host does when the front calls: a table of calls, each a few lines over the parent drivers."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from mdev_user.errors import AlreadyExists, NoDevice
+import msgspec
+
+from mdev_user.driver.device import MOST_UNMODELLED, Device
+from mdev_user.driver.unmodelled import unmodelled
+from mdev_user.errors import AlreadyExists, NoDevice, NotSupported
 from mdev_user.host.endpoint import Endpoints
 from mdev_user.host.loader import load_parent
-from mdev_user.host.steps import step
+from mdev_user.host.steps import step, step_within
 from mdev_user.host.wire import (
+    LARGEST,
+    BeginTrace,
     Call,
     Create,
     Disconnect,
+    EndTrace,
     GetAvailable,
     Inspect,
     Inspection,
+    ListUnmodelled,
+    ListValues,
     Load,
     ParentDescription,
     Probe,
+    ReadTrace,
     Remove,
     Show,
     Store,
+    TraceLines,
     Unload,
+    UnmodelledAnswer,
     Unprobe,
+    Values,
 )
 from mdev_user.mdev.device import Mdev
 from mdev_user.mdev.parent import MdevParent
+from mdev_user.vfio.inspection import NamedValue
 from mdev_user.vfio_mdev.driver import VfioMdev
 
 _log = logging.getLogger(__name__)
+
+_PAGE = LARGEST // 2
+"""Bytes of values in one packet, before the last one is added."""
+_TRACE_LINES = 64
+"""In one packet; each is at most some 1000 bytes."""
 
 
 class Service:
@@ -55,9 +74,15 @@ class Service:
             Store: self._store,
             Inspect: self._inspect,
             Disconnect: self._disconnect,
+            ListValues: self._list_values,
+            ListUnmodelled: self._list_unmodelled,
+            BeginTrace: self._begin_trace,
+            ReadTrace: self._read_trace,
+            EndTrace: self._end_trace,
         }
 
     def do(self, call: Call) -> object:
+        """The answer; a list is an answer in several packets."""
         return self._operations[type(call)](call)
 
     def _load(self, call: Load) -> ParentDescription:
@@ -65,7 +90,7 @@ class Service:
             raise AlreadyExists(f"this host has a parent {call.name}")
         ops = load_parent(call.driver, call.options)
         self._parents[call.name] = MdevParent(call.name, ops)
-        return ParentDescription(ops.driver_name, list(ops.types), ops.max_instances, list(ops.attributes))
+        return ParentDescription(ops.driver_name, list(ops.mdev_types), ops.max_instances, list(ops.attributes))
 
     def _unload(self, call: Unload) -> None:
         del self._parents[call.parent]
@@ -115,7 +140,45 @@ class Service:
     def _disconnect(self, call: Disconnect) -> None:
         self.endpoints.endpoint(call.uuid).disconnect()
 
+    def _list_values(self, call: ListValues) -> list[Values]:
+        endpoint = self.endpoints.endpoint(call.uuid)
+        device = endpoint.device
+        with step_within(endpoint.lock, device.counters, "inspect"):
+            opened, values = device.opened, device.ops.inspect()
+        return [Values(opened, page) for page in _pages(values)]
+
+    def _list_unmodelled(self, call: ListUnmodelled) -> UnmodelledAnswer:
+        endpoint = self.endpoints.endpoint(call.uuid)
+        device = endpoint.device.ops
+        if not isinstance(device, Device):
+            raise NotSupported("the driver is written by hand: nobody declares what there is, so nothing is missing")
+        with step_within(endpoint.lock, endpoint.device.counters, "inspect"):
+            counted = dict(device.unmodelled)
+        return UnmodelledAnswer(unmodelled(device, counted, MOST_UNMODELLED))
+
+    def _begin_trace(self, call: BeginTrace) -> None:
+        self.endpoints.endpoint(call.uuid).tracer.begin(call.reader)
+
+    def _read_trace(self, call: ReadTrace) -> TraceLines:
+        return TraceLines(self.endpoints.endpoint(call.uuid).tracer.read(call.reader, call.seconds, _TRACE_LINES))
+
+    def _end_trace(self, call: EndTrace) -> None:
+        self.endpoints.endpoint(call.uuid).tracer.end(call.reader)
+
     def _mdev(self, uuid: UUID) -> Mdev:
         if uuid in self._mdevs:
             return self._mdevs[uuid]
         raise NoDevice(f"this host has no mdev {uuid}")
+
+
+def _pages(values: Iterable[NamedValue]) -> Iterator[list[NamedValue]]:
+    """As many at a time as a packet takes; at least one page, which may be empty."""
+    page: list[NamedValue] = []
+    size = 0
+    for value in values:
+        page.append(value)
+        size += len(msgspec.msgpack.encode(value))
+        if size > _PAGE:
+            yield page
+            page, size = [], 0
+    yield page

@@ -5,7 +5,11 @@ from contextlib import contextmanager
 from threading import Lock
 from time import perf_counter_ns
 
+from mdev_user.errors import Busy
 from mdev_user.vfio.counters import SLOW_STEP_NS, Counters
+
+PATIENCE = 2.0
+"""Seconds that a step may take before somebody who only wants to look is told that the driver is stuck."""
 
 
 @contextmanager
@@ -25,3 +29,15 @@ def step(lock: Lock, counters: Counters, name: str) -> Iterator[None]:
     """Hold the step lock for the block, and count the step if it was slow."""
     with lock, timed(counters, name):
         yield
+
+
+@contextmanager
+def step_within(lock: Lock, counters: Counters, name: str) -> Iterator[None]:
+    """A `step` for whoever must not wait for ever: EBUSY when the one under way takes longer than `PATIENCE`."""
+    if not lock.acquire(timeout=PATIENCE):
+        raise Busy(f"the mdev has been in one step for more than {PATIENCE:g} s: its driver is stuck")
+    try:
+        with timed(counters, name):
+            yield
+    finally:
+        lock.release()

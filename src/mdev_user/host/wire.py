@@ -9,6 +9,7 @@ from uuid import UUID
 from msgspec import Struct, field
 
 from mdev_user.mdev.types import MdevAttribute, MdevType
+from mdev_user.vfio.inspection import NamedValue, TraceLine, Unmodelled
 
 LARGEST = 128 * 1024
 """Bytes of a packet; Linux sends none larger than the socket's buffer, 208 KiB by default.
@@ -100,6 +101,40 @@ class Disconnect(Struct, frozen=True, tag_field="call"):
     uuid: UUID
 
 
+class ListValues(Struct, frozen=True, tag_field="call"):
+    """DeviceOps.inspect. Answer: `Values`, in as many packets as it takes."""
+
+    uuid: UUID
+
+
+class ListUnmodelled(Struct, frozen=True, tag_field="call"):
+    """What the guest accessed and nobody declared. Answer: `UnmodelledAnswer`."""
+
+    uuid: UUID
+
+
+class BeginTrace(Struct, frozen=True, tag_field="call"):
+    """Keep what happens to an mdev for ``reader``, a number of the front's."""
+
+    uuid: UUID
+    reader: int
+
+
+class ReadTrace(Struct, frozen=True, tag_field="call"):
+    """Answer: `TraceLines`, none when nothing happened for ``seconds``."""
+
+    uuid: UUID
+    reader: int
+    seconds: float
+
+
+class EndTrace(Struct, frozen=True, tag_field="call"):
+    """The reader is gone."""
+
+    uuid: UUID
+    reader: int
+
+
 class Inspection(Struct, frozen=True, tag_field="answer"):
     """``pid`` is None while nobody uses the mdev."""
 
@@ -111,7 +146,31 @@ class Inspection(Struct, frozen=True, tag_field="answer"):
     counters: dict[str, int | str]
 
 
-Call = Load | Unload | Create | Remove | Probe | Unprobe | GetAvailable | Show | Store | Inspect | Disconnect
+class Values(Struct, frozen=True, tag_field="answer"):
+    """Some of a device's values, and whether somebody has it open."""
+
+    opened: bool
+    values: list[NamedValue]
+
+
+class UnmodelledAnswer(Struct, frozen=True, tag_field="answer"):
+    """Of one mdev."""
+
+    unmodelled: Unmodelled
+
+
+class TraceLines(Struct, frozen=True, tag_field="answer"):
+    """What a reader has not been given yet."""
+
+    lines: list[TraceLine]
+
+
+Call = (
+    Load | Unload | Create | Remove | Probe | Unprobe | GetAvailable | Show | Store | Inspect | Disconnect
+    | ListValues | ListUnmodelled | BeginTrace | ReadTrace | EndTrace
+)  # fmt: skip
+Value = ParentDescription | Inspection | Values | UnmodelledAnswer | TraceLines | int | str | None
+"""What a call is answered with."""
 
 
 class Packet(Struct, frozen=True):
@@ -125,8 +184,10 @@ class Answer(Struct, frozen=True):
     """Host to front. ``errno`` 0 is success; otherwise ``message`` says what was wrong."""
 
     number: int
-    value: ParentDescription | Inspection | int | str | None = None
+    value: Value = None
     errno: int = 0
     message: str = ""
     kind: str = field(default="")
     """The class of the error, for a log."""
+    more: bool = False
+    """Whether another packet with the rest of the answer follows."""

@@ -20,7 +20,7 @@ class LifecycleOps(ABC):
     """
 
     driver_name: str
-    types: Sequence[MdevType]
+    mdev_types: Sequence[MdevType]
     max_instances: int | None = None
     attributes: Sequence[MdevAttribute] = ()
 

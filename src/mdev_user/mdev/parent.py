@@ -16,7 +16,7 @@ class MdevParent:
         _check(name, ops)
         self.name = name
         self.ops = ops
-        self.types = {f"{ops.driver_name}-{each.name}": each for each in ops.types}
+        self.types = {f"{ops.driver_name}-{each.name}": each for each in ops.mdev_types}
         self.instances = 0
         """Core-counted instances in use; under the bus's lock."""
         self._registration = Registration()
@@ -44,9 +44,9 @@ def _check(name: str, ops: LifecycleOps) -> None:
         raise DriverError(f"a parent's name is a file name, given {name!r}")
     if not ops.driver_name or "/" in ops.driver_name:
         raise DriverError(f"parent {name}: driver_name begins the names of its types, given {ops.driver_name!r}")
-    if not ops.types:
+    if not ops.mdev_types:
         raise DriverError(f"parent {name}: expected at least one mdev type, given none")
-    names = [each.name for each in ops.types]
+    names = [each.name for each in ops.mdev_types]
     for each in names:
         if not each or "/" in each or names.count(each) > 1:
             raise DriverError(f"parent {name}: mdev types are named by different file names, given {each!r}")

@@ -283,6 +283,12 @@ class ConfigSpace(MaskedBytes):
                 control = self._get(offset + 2, 2) & ~bit
                 self._put(offset + 2, 2, control | bit if enabled else control)
 
+    def allocate_messages(self, vectors: int) -> None:
+        """Let the function use at least so many MSI messages (Multiple Message Enable), as that software does."""
+        if self._msi_offset and vectors > self.msi_vectors:
+            allocated = (vectors - 1).bit_length()
+            self._put(self._msi_offset + 2, 2, self._get(self._msi_offset + 2, 2) & ~0x70 | allocated << 4)
+
     # --- state ----------------------------------------------------------------------------------------------
 
     def save(self) -> ConfigState:

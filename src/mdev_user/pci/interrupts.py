@@ -70,7 +70,7 @@ class Interrupts:
     """
 
     __slots__ = (
-        "_config", "_drive_pin", "_kind", "_levels", "_pending", "_pin", "_send_message", "_table", "vectors"
+        "_config", "_drive_pin", "_held", "_kind", "_levels", "_pending", "_pin", "_send_message", "_table", "vectors"
     )  # fmt: skip
 
     def __init__(self, config: ConfigSpace, drive_pin: DrivePin, send_message: SendMessage) -> None:
@@ -79,7 +79,7 @@ class Interrupts:
         self._send_message = send_message
         self._table = MsixTable(config.msix_layout) if config.msix_layout else None
         self.vectors = config.msix_layout.vectors if config.msix_layout else 32
-        self._levels = self._pending = 0
+        self._levels = self._pending = self._held = 0
         self._pin = False
         self._kind = self._enabled_kind()
 
@@ -113,6 +113,16 @@ class Interrupts:
         if self._kind is not InterruptKind.INTX:
             self._send(vector)
 
+    def hold_pin(self) -> None:
+        """One more condition holds that INTx alone tells: its device sends messages of its own where it can."""
+        self._held += 1
+        self._settle_pin()
+
+    def release_pin(self) -> None:
+        """A condition of `hold_pin` was served."""
+        self._held -= 1
+        self._settle_pin()
+
     # --- what the guest and the client do -------------------------------------------------------------------
 
     def config_written(self, change: ConfigChange) -> None:
@@ -133,11 +143,13 @@ class Interrupts:
         self._config.enable_messages(msi=kind is InterruptKind.MSI, msix=kind is InterruptKind.MSIX)
         if kind is InterruptKind.MSIX and self._table:
             self._table.unmask(vectors)
+        if kind is InterruptKind.MSI:
+            self._config.allocate_messages(1 + max(vectors, default=0))
         self._settle()
 
     def reset(self) -> None:
         """As after power-on: no level, nothing pending, the table masked. Reset the config space first."""
-        self._levels = self._pending = 0
+        self._levels = self._pending = self._held = 0
         if self._table:
             self._table.mask_all()
         self._settle()
@@ -234,7 +246,8 @@ class Interrupts:
         self._flush()
 
     def _settle_pin(self) -> None:
-        asserted = self._levels != 0 and self._kind is InterruptKind.INTX and self._config.interrupt_pin != 0
+        wanted = self._levels != 0 or self._held != 0
+        asserted = wanted and self._kind is InterruptKind.INTX and self._config.interrupt_pin != 0
         self._config.interrupt_status = asserted
         pin = asserted and not self._config.intx_disabled
         if pin is not self._pin:

@@ -1,1 +1,9 @@
-"""Public: what the tests of a parent driver need. ``local`` is a whole host in the test's own process."""
+"""Public: what the tests of a parent driver need.
+
+`Guest` is a guest of one device in memory, and `check` tries whatever a driver must hold. ``local`` is a whole host in
+the test's own process, ``daemon`` a real daemon.
+"""
+
+from mdev_user.testing.guest import Guest, NoEnd
+
+__all__ = ["Guest", "NoEnd"]

@@ -6,7 +6,7 @@ a user (a vfio-user socket, the ioctl interface), and given to the driver's `ope
 
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 from mdev_user.errors import Busy, DriverError, NoDevice
@@ -32,16 +32,35 @@ def _closed(*_arguments: object) -> bytes:
     raise NoDevice("the device is not open")
 
 
+class Watcher(Protocol):
+    """Stands between a user and the driver's operations, which it calls. Everything here is part of a step."""
+
+    def read(self, region: int, offset: int, count: int) -> bytes: ...
+
+    def write(self, region: int, offset: int, data: bytes) -> object: ...
+
+    def ioctl(self, request: Request) -> Reply: ...
+
+    def opened(self) -> None: ...
+
+    def closed(self) -> None: ...
+
+    def spawned(self, name: str) -> None:
+        """A job of this name is started."""
+        ...
+
+
 class VfioDevice:
     """One device, open or not; everything but the identity is used under the device's step lock.
 
     ``read``, ``write`` and ``ioctl`` are the driver's own methods, bound when the device is opened: an access looks
-    nothing up. A watcher replaces them between two steps and puts them back.
+    nothing up. A watcher's are there instead while it watches.
     """
 
     __slots__ = (
         "_jobs",
         "_memory",
+        "_watcher",
         "counters",
         "dma",
         "ioctl",
@@ -68,6 +87,7 @@ class VfioDevice:
         self.opened = False
         self._jobs: JobRunner | None = None
         self._memory: RegionMemory | None = None
+        self._watcher: Watcher | None = None
         self._forget()
 
     def open(self, jobs: JobRunner, memory: RegionMemory) -> None:
@@ -79,10 +99,18 @@ class VfioDevice:
             undo.callback(self._forget)
             self.ops.open_device(self)
             undo.pop_all()
-        self.read, self.write = self.ops.read, self.ops.write
-        self.ioctl, self.mmap = self.ops.ioctl, self.ops.mmap
+        self.mmap = self.ops.mmap
         self.counters.opens += 1
         self.opened = True
+        self._bind()
+        if self._watcher is not None:
+            self._watcher.opened()
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Have every access go through ``watcher`` from now on, whoever opens the device; None: through nobody."""
+        self._watcher = watcher
+        if self.opened:
+            self._bind()
 
     def close(self) -> None:
         """End the user's use: jobs first, then mappings, then the driver; nothing of the user is left."""
@@ -94,10 +122,23 @@ class VfioDevice:
             steps.callback(self.dma.unmap_all)
             steps.callback(self._runner().cancel_all)
             self.opened = False
+            if self._watcher is not None:
+                self._watcher.closed()
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
         """Run a coroutine as steps of this device; it may await `dma.read`, `dma.write` and `sleep`."""
         self._runner().spawn(work, name)
+        if self._watcher is not None:
+            self._watcher.spawned(name)
+
+    @property
+    def now(self) -> float:
+        """The clock of the jobs, in seconds."""
+        return self._runner().now
+
+    def cancel_jobs(self) -> None:
+        """Jobs end at their await; one that calls this, at its next."""
+        self._runner().cancel_all()
 
     def memory(self, index: int, size: int) -> memoryview:
         """The bytes of a mappable region; zero when the device is opened, shared with a guest that maps it."""
@@ -123,7 +164,7 @@ class VfioDevice:
 
     def reset(self) -> None:
         """VFIO_DEVICE_RESET; jobs end at their await before the driver resets."""
-        self._runner().cancel_all()
+        self.cancel_jobs()
         self.ioctl(Reset())
 
     def _expect(self, request: Request, kind: type[_T]) -> _T:
@@ -133,6 +174,10 @@ class VfioDevice:
                 f"{type(self.ops).__name__}.ioctl answered {request} with {reply!r}: expected {kind.__name__}"
             )
         return reply
+
+    def _bind(self) -> None:
+        performs = self._watcher or self.ops
+        self.read, self.write, self.ioctl = performs.read, performs.write, performs.ioctl
 
     def _runner(self) -> JobRunner:
         if self._jobs is None:

@@ -4,10 +4,11 @@ The counterpart of Linux's ``struct vfio_device_ops``. Every operation has a def
 "the driver does not have it" means: EINVAL, or nothing for those that may be absent.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from mdev_user.errors import NotSupported
+from mdev_user.vfio.inspection import Decoder, NamedValue
 from mdev_user.vfio.requests import Reply, Request
 
 if TYPE_CHECKING:
@@ -45,13 +46,26 @@ class DeviceOps:
     def request(self, count: int) -> None:
         """Somebody removes the mdev while it is open: asked at once and then every ten seconds, ``count`` rises."""
 
+    def inspect(self) -> Iterable[NamedValue]:
+        """What there is to see in the device, by name, open or not. Changes nothing; what it gives is read later."""
+        raise NotSupported("the driver is written by hand and has no inspect: its values have no names")
+
+    def decoder(self) -> Decoder | None:
+        """What gives the accesses in a trace their names; without it a trace has offsets only."""
+        return None
+
 
 class JobRunner(Protocol):
     """Runs a driver's coroutines as steps of its mdev."""
 
+    @property
+    def now(self) -> float:
+        """The clock by which sleeps are slept, in seconds from some moment."""
+
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None: ...
 
-    def cancel_all(self) -> None: ...
+    def cancel_all(self) -> None:
+        """End every coroutine at its await. One that is running, and so calls this, is closed at its next one."""
 
 
 class RegionMemory(Protocol):

@@ -143,7 +143,7 @@ class Card(MdevParentOps):
     """The parent: as many engines as are asked for."""
 
     driver_name = "card"
-    types = (MdevType("engine"),)
+    mdev_types = (MdevType("engine"),)
     max_instances = 1000
 
     @override

@@ -83,7 +83,7 @@ class Faulty(MdevParentOps):
     """The parent. Each option is a text, so that a test says what goes wrong on the command line."""
 
     driver_name = "faulty"
-    types = (
+    mdev_types = (
         MdevType("device"),
         MdevType(OPEN_BUG),
         MdevType("createbug"),

@@ -137,7 +137,7 @@ from mdev_user.driver import DeviceOps, MdevParentOps, MdevType
 
 class ByHand(MdevParentOps):
     driver_name = "by-hand"
-    types = (MdevType("1"),)
+    mdev_types = (MdevType("1"),)
 
     def create(self, mdev):
         return DeviceOps()

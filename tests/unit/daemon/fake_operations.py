@@ -8,8 +8,18 @@ from uuid import UUID, uuid4
 
 from mdev_user.daemon.control import ControlServer
 from mdev_user.daemon.run_dir import RunDir
-from mdev_user.daemon.views import ClientView, DaemonView, MdevDetail, MdevView, ParentView, TypeView
+from mdev_user.daemon.views import ClientView, DaemonView, MdevDetail, MdevView, ParentView, TypeView, ValuesView
 from mdev_user.errors import AlreadyExists, Busy, ConfigError, NoDevice, NoSpace
+from mdev_user.vfio.inspection import (
+    Decoded,
+    FieldValue,
+    MissingRegisters,
+    NamedValue,
+    Suggestion,
+    TouchedRegister,
+    TraceLine,
+    Unmodelled,
+)
 
 USED = UUID("11111111-2222-4333-8444-555555555555")
 """The mdev that a guest has open; removing it waits until ``let_go``."""
@@ -28,6 +38,56 @@ COUNTERS: dict[str, int | str] = {
     "frobs": 5,
 }
 
+VALUES = [
+    NamedValue(
+        "regs.status", 0x81, size=4, region=0, offset=4,
+        fields=(FieldValue("busy", 1), FieldValue("mode", 1, "FAST"), FieldValue("level", None)), computed=0xF00,
+    ),
+    NamedValue("regs.clock", None, size=8, region=0, offset=8, computed=(1 << 64) - 1),
+    NamedValue("regs.divisor", 12, size=1, region=0, offset=16, bank="lcr.dlab", hidden=True),
+    NamedValue("queued\x1b[31m", "two\nlines"),
+]  # fmt: skip
+MISSING = Unmodelled(
+    [
+        MissingRegisters(
+            "Regs",
+            [
+                Suggestion("unknown_0x40", 0x40, 4, 12, 0),
+                Suggestion("unknown_0x44", 0x44, 2, 0, 1),
+                Suggestion("unknown_0x48", 0x48, 8, 3, 1000),
+            ],
+            left_out=True,
+        )
+    ],
+    1016,
+    forgotten=True,
+)
+LINES = [
+    TraceLine(kind="opened", time=0.25, text="pid 7 (\x1b[31mqemu\n)"),
+    TraceLine(
+        kind="write", time=1.5, region=0, offset=4, size=4, data="81000000", interrupts=1,
+        decoded=Decoded(registers=(TouchedRegister("regs.status", 0x81, 4, 0, VALUES[0].fields[:2]),)),
+    ),
+]  # fmt: skip
+
+
+class FakeTrace:
+    """Has its lines at once and is then quiet, until what it traces is gone."""
+
+    def __init__(self) -> None:
+        self.lines = list(LINES)
+        self.gone = threading.Event()
+        self.closed = threading.Event()
+
+    def read(self) -> list[TraceLine]:
+        if self.gone.wait(0 if self.lines else 0.05):
+            raise NoDevice("the mdev is gone")
+        lines, self.lines = self.lines, []
+        return lines
+
+    def close(self) -> None:
+        self.closed.set()
+
 
 class FakeOperations:
     """Keeps what it is told in memory."""
@@ -42,6 +102,7 @@ class FakeOperations:
         self.waiting = threading.Semaphore(0)
         """Released once by each remove that begins to wait."""
         self.let_go = threading.Event()
+        self.traces: list[FakeTrace] = []
         self.fault: Exception | None = None
         """What ``types`` raises."""
 
@@ -91,6 +152,18 @@ class FakeOperations:
             last_disconnect="Traceback:\n  ...\nValueError: boom",
             warnings=["the guest's RAM is not shared"],
         )
+
+    def values(self, uuid: UUID) -> ValuesView:
+        return ValuesView(uuid=self._find(uuid).uuid, opened=True, values=VALUES)
+
+    def unmodelled(self, uuid: UUID) -> Unmodelled:
+        self._find(uuid)
+        return MISSING
+
+    def trace(self, uuid: UUID) -> FakeTrace:
+        self._find(uuid)
+        self.traces.append(FakeTrace())
+        return self.traces[-1]
 
     def register_parent(self, specification: str) -> ParentView:
         if specification in self.registered:

@@ -20,6 +20,7 @@ class Jobs:
         self.waiting: list[tuple[str, Coroutine[object, Any, None]]] = []  # Any: what each await wants
         self.requests: list[object] = []
         self.errors: list[Exception] = []
+        self.now = 0.0
         self._device = device
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:

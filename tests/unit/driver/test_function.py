@@ -357,8 +357,8 @@ def memory_no_power_of_two() -> None:
         (shared_list, "Wrong.waiting: a list in the class would be one for all mdevs, and not saved; use Saved, Table"),
         (own_init, "Wrong.__init__: a device is made by its parent: declare its state, and begin in opened()"),
         (own_slots, "Wrong: __slots__: state is declared"),
-        (taken_name, "Wrong.profile: the name is Function's own; choose another"),
-        (wrong_vectors, "Wrong.vectors: expected MSI(n) or MSIX(n), given 4"),
+        (taken_name, "Wrong.profile: the name is the API's own; choose another"),
+        (wrong_vectors, "Wrong.vectors: expected MSI(n), MSIX(n) or INTX(), given 4"),
         (bar_twice, "Wrong.other: bar 0 is one already; give a subclass another index: class Second(Regs, index=...)"),
         (
             register_of_another_bar,

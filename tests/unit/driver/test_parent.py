@@ -53,7 +53,7 @@ TYPES = {"small": Slice(1, 16), "large": Slice(4, 64), "bare": Slice(1, 0), "thi
 
 
 def test_types_are_described_by_their_profile() -> None:
-    described = [(each.name, each.pretty_name, each.description) for each in vars(Card())["types"]]
+    described = [(each.name, each.pretty_name, each.description) for each in Card().mdev_types]
     assert described == [
         ("small", "Sample small", "lanes: 1, buffer: 16 MiB"),
         ("large", "Sample large", "lanes: 4, buffer: 64 MiB"),
@@ -214,7 +214,7 @@ def type_no_profile() -> None:
     class Wrong(Parent[Slice]):
         function = Sample
         lanes, buffer = Pool(8), Pool(8)
-        types = {"one": 1}  # type: ignore[assignment]  # the mistake
+        types = {"one": 1}  # type: ignore[dict-item]  # the mistake
 
 
 def attribute_of_a_parent() -> None:
@@ -246,7 +246,7 @@ def negative_pool() -> None:
         (function_no_class, "Wrong.function: expected a Function class, given 'Sample'"),
         (pools_missing, "Wrong: expected at least one Pool"),
         (types_missing, "Wrong: types: expected a dict of profiles by the name of the type"),
-        (pool_missing, "Wrong: types['one']: Slice.buffer is no pool of the parent; did you mean bufer?"),
+        (pool_missing, "Wrong: types['one']: Slice has no field bufer; did you mean buffer?"),
         (type_too_large, "Wrong: types['one']: lanes: expected a number from 0 to 8, the pool's, given 9"),
         (type_of_nothing, "Wrong: types['one'] takes nothing of any pool"),
         (type_no_profile, "Wrong: types['one']: expected a Profile, given 1"),

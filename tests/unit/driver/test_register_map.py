@@ -161,7 +161,7 @@ def test_interrupts_are_told_with_what_raises_them() -> None:
 def test_a_driver_written_by_hand_declares_no_registers() -> None:
     class ByHand(MdevParentOps):
         driver_name = "by-hand"
-        types = (MdevType("1"),)
+        mdev_types = (MdevType("1"),)
 
         @override
         def create(self, mdev: Mdev) -> DeviceOps:

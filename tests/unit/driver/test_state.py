@@ -89,7 +89,7 @@ def test_table_is_a_dictionary_with_an_end(keeper: Keeper) -> None:
         keeper.table[3] = Point(3, 3)
     del keeper.table[1]
     assert (len(keeper.table), list(keeper.table), repr(keeper.table)) == (1, [2], "table: {2: Point(x=0, y=0)}")
-    with pytest.raises(DriverError, match="expected frozen values"):
+    with pytest.raises(DriverError, match="table: an entry: expected a frozen value, of type Point, given Loose"):
         keeper.table[1] = Loose(1)  # type: ignore[assignment]  # the mistake
 
 

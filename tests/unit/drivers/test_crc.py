@@ -12,6 +12,7 @@ from zlib import crc32
 import pytest
 
 from mdev_user.driver import Device
+from mdev_user.driver.levels import Levels
 from mdev_user.driver.pools import Accounts
 from mdev_user.drivers import crc
 from mdev_user.drivers.crc import Card, Crc, Regs
@@ -236,7 +237,7 @@ def test_large_lowers_small_from_eight_to_four(host: LocalHost, parent: MdevPare
 
 def test_parents_total_is_an_option() -> None:
     card = Card(lanes=2)
-    assert [card.get_available(each) for each in vars(card)["types"] if each.name == "small"] == [2]
+    assert [card.get_available(each) for each in card.mdev_types if each.name == "small"] == [2]
 
 
 def test_work_counts_what_was_read(host: LocalHost, parent: MdevParent) -> None:
@@ -261,7 +262,7 @@ def test_work_counts_what_was_read(host: LocalHost, parent: MdevParent) -> None:
 def test_without_settling_nothing_is_signalled(
     host: LocalHost, parent: MdevParent, eventfd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Device, "settle", lambda _device: None)
+    monkeypatch.setattr(Levels, "settle", lambda _levels: None)
     with guest_of(host, parent) as guest:
         guest.client.arm(Irq.INTX, [eventfd])
         guest.write(ENABLE, DONE)

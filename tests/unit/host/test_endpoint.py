@@ -67,7 +67,7 @@ class Device(DeviceOps):
 
 class Parent(MdevParentOps):
     driver_name = "test"
-    types = (MdevType("1"),)
+    mdev_types = (MdevType("1"),)
     max_instances = 100
 
     @override

@@ -14,7 +14,7 @@ from mdev_user.driver import DeviceOps, MdevParentOps, MdevType, NoSpace
 
 class Shape(MdevParentOps):
     driver_name = "shape"
-    types = (MdevType("1"),)
+    mdev_types = (MdevType("1"),)
 
     def __init__(self, *, count: int, scale: float = 1.0, bright: bool = False, file: Path | None = None, text="x"):
         if count > 100:
@@ -31,7 +31,7 @@ class Shape(MdevParentOps):
 
 class Abstract(MdevParentOps):
     driver_name = "abstract"
-    types = (MdevType("1"),)
+    mdev_types = (MdevType("1"),)
 
 number = 5
 """

@@ -7,8 +7,19 @@ import msgspec
 import pytest
 
 from mdev_user.host import wire
-from mdev_user.host.wire import Answer, Call, Inspection, Packet, ParentDescription
+from mdev_user.host.wire import Answer, Call, Inspection, Packet, ParentDescription, Value
 from mdev_user.mdev.types import MdevAttribute, MdevType
+from mdev_user.vfio.inspection import (
+    Change,
+    Decoded,
+    FieldValue,
+    MissingRegisters,
+    NamedValue,
+    Suggestion,
+    TouchedRegister,
+    TraceLine,
+    Unmodelled,
+)
 
 UUID_ = UUID("11111111-2222-4333-8444-555555555555")
 ATTRIBUTE = MdevAttribute("vendor", "name", writable=True)
@@ -25,8 +36,14 @@ CALLS: list[Call] = [
     wire.Store(UUID_, ATTRIBUTE, bytes(range(256))),
     wire.Inspect(UUID_),
     wire.Disconnect(UUID_),
+    wire.ListValues(UUID_),
+    wire.ListUnmodelled(UUID_),
+    wire.BeginTrace(UUID_, 1 << 40),
+    wire.ReadTrace(UUID_, 7, 1.0),
+    wire.EndTrace(UUID_, 7),
 ]
-VALUES = [
+FIELDS = (FieldValue("on", 1), FieldValue("speed", 2, "FAST"), FieldValue("level", None))
+VALUES: list[Value] = [
     None,
     0,
     -5,
@@ -36,6 +53,30 @@ VALUES = [
     ParentDescription("card", [MdevType("x")], 4, []),
     Inspection(42, 0, "qemu", 1 << 40, "the client went away", {"reads": 1 << 50, "slowest_step": "read"}),
     Inspection(None, 0, "", 0, "", {}),
+    wire.Values(opened=True, values=[NamedValue("regs.wide", (1 << 64) - 1, size=8, region=0, fields=FIELDS)]),
+    wire.Values(opened=False, values=[NamedValue("regs.level", None, computed=0xFF), NamedValue("name", "x")]),
+    wire.UnmodelledAnswer(
+        Unmodelled([MissingRegisters("Regs", [Suggestion("unknown_0x40", 64, 4, 12, 0)], left_out=False)], 12, False)
+    ),
+    wire.TraceLines([]),
+    wire.TraceLines(
+        [
+            TraceLine(kind="lost", time=1.5, count=7),
+            TraceLine(
+                kind="write",
+                time=2.5,
+                region=0,
+                offset=8,
+                size=4,
+                data="01000000",
+                decoded=Decoded(
+                    registers=(TouchedRegister("regs.control", 1, 4, 0, FIELDS),),
+                    changes=(Change("regs.control.on", "0x0", "0x1"),),
+                    unmodelled=True,
+                ),
+            ),
+        ]
+    ),
 ]
 
 
@@ -50,7 +91,7 @@ def test_every_call_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_an_answer_survives_the_wire(value: ParentDescription | Inspection | int | str | None) -> None:
+def test_an_answer_survives_the_wire(value: Value) -> None:
     answer = Answer(9, value)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(answer), type=Answer) == answer
 

@@ -43,7 +43,7 @@ class Parent(LifecycleOps):
     """A parent driver that keeps what it created; ``capacity`` counts units, of which type "two" takes two."""
 
     driver_name = "test"
-    types: Sequence[MdevType] = (MdevType("one"), MdevType("two", "Two units", "takes two"))
+    mdev_types: Sequence[MdevType] = (MdevType("one"), MdevType("two", "Two units", "takes two"))
 
     def __init__(self, max_instances: int | None = None, capacity: int = 1000) -> None:
         self.max_instances = max_instances

@@ -47,7 +47,7 @@ def test_created_mdev_is_active_bound_and_known() -> None:
     parent = scene.parent(ops)
     mdev = scene.bus.create(parent, "test-two", uuid_of(1))
     assert (mdev.uuid, mdev.parent, mdev.type_id) == (uuid_of(1), parent, "test-two")
-    assert mdev.type is ops.types[1]
+    assert mdev.type is ops.mdev_types[1]
     assert mdev.state is State.ACTIVE
     assert mdev.binding == Binding("vfio_mdev", 0)
     assert mdev.drvdata == f"state of {mdev.uuid}"

@@ -41,7 +41,7 @@ def test_parent_is_known_by_its_name() -> None:
     assert scene.bus.parents() == [parent, other]
     assert scene.bus.parent("mdpy") is other
     assert tuple(parent.types) == ("test-one", "test-two")
-    assert parent.type_id(parent.ops.types[1]) == "test-two"
+    assert parent.type_id(parent.ops.mdev_types[1]) == "test-two"
 
 
 @pytest.mark.parametrize(("names", "text"), [((), "none"), (("a", "b"), "a, b")])
@@ -82,7 +82,7 @@ def test_parent_whose_name_is_no_file_name_is_einval(name: str) -> None:
 )
 def test_parent_with_wrong_types_is_einval(types: tuple[str, ...], text: str) -> None:
     scene, ops = Scene(), Parent()
-    ops.types = tuple(MdevType(name) for name in types)
+    ops.mdev_types = tuple(MdevType(name) for name in types)
     with pytest.raises(DriverError, match=text) as caught:
         scene.parent(ops)
     assert caught.value.errno == errno.EINVAL
@@ -120,7 +120,7 @@ class Bare(LifecycleOps):
     """Only what must be there."""
 
     driver_name = "bare"
-    types = (MdevType("t"),)
+    mdev_types = (MdevType("t"),)
 
     @override
     def create(self, mdev: Mdev) -> object:
@@ -137,7 +137,7 @@ def test_absent_operations_are_einval() -> None:
     mdev = scene.bus.create(parent, "bare-t", uuid_of(1))
     attribute = MdevAttribute("vendor", "level")
     for absent in (
-        lambda: scene.bus.available(parent, ops.types[0]),
+        lambda: scene.bus.available(parent, ops.mdev_types[0]),
         lambda: ops.show(mdev, attribute),
         lambda: ops.store(mdev, attribute, b"1"),
     ):

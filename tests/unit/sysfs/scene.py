@@ -34,7 +34,7 @@ class Mtty(LifecycleOps):
     """Counts its 24 ports itself; one attribute to read and one to read and write."""
 
     driver_name = "mtty"
-    types = (MdevType("1", "Single port serial"), MdevType("2", "Dual port serial"))
+    mdev_types = (MdevType("1", "Single port serial"), MdevType("2", "Dual port serial"))
     attributes = (
         MdevAttribute("vendor", "sample_mdev_dev"),
         MdevAttribute("vendor", "speed", writable=True),
@@ -77,7 +77,7 @@ class Mdpy(LifecycleOps):
     """The framework counts its four instances."""
 
     driver_name = "mdpy"
-    types = (MdevType("vga", "", "virtual display, 640x480 framebuffer"), MdevType("hd", "", "virtual display"))
+    mdev_types = (MdevType("vga", "", "virtual display, 640x480 framebuffer"), MdevType("hd", "", "virtual display"))
     max_instances = 4
 
     @override

@@ -37,6 +37,8 @@ class Runner:
     def __init__(self, log: list[str]) -> None:
         self.log = log
 
+    now = 0.0
+
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
         work.close()
         self.log.append(f"spawn {name}")

@@ -67,7 +67,7 @@ class Parent(MdevParentOps):
     """Its mdevs have the operations that a test gives it."""
 
     driver_name = "test"
-    types = (MdevType("t"),)
+    mdev_types = (MdevType("t"),)
 
     def __init__(self, made: object) -> None:
         self.made = made
@@ -103,6 +103,8 @@ class Registrar:
 
 
 class Jobs:
+    now = 0.0
+
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
         raise NotImplementedError(name)
 

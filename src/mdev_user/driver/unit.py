@@ -1,0 +1,140 @@
+"""Unit: a class of declarations whose instances have the state that was declared and no other.
+
+There are two kinds: a `Function`, and a `Part` that a function has several of.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+
+from typing_extensions import override
+
+from mdev_user.driver.dma import Dma
+from mdev_user.driver.plan import Plan
+from mdev_user.driver.pools import Profile
+from mdev_user.driver.undeclared import is_shared_state, stores_to_self
+from mdev_user.errors import DriverError
+from mdev_user.regs.mistakes import likeliest
+
+if TYPE_CHECKING:
+    from mdev_user.driver.device import Device
+
+P = TypeVar("P", bound=Profile)
+
+_OURS = "mdev_user.driver."
+
+
+class Sealed(type):
+    """Gives a class no instance dictionary, so that a device has the state that was declared and no other."""
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, object]) -> "Sealed":
+        if "__slots__" in body and not str(body["__module__"]).startswith(_OURS):
+            raise DriverError(f"{name}: __slots__: state is declared: Saved, Table, Session or a register")
+        body.setdefault("__slots__", ())
+        return super().__new__(mcs, name, bases, body)
+
+
+class Unit(Generic[P], metaclass=Sealed):
+    """What `Function` and `Part` have in common: bars, state, methods, jobs and interrupts, declared in the class."""
+
+    __slots__ = ("_bars", "_device", "_name", "_settings", "_settle", "_state", "dma", "profile")
+
+    _overridable: ClassVar[frozenset[str]] = frozenset({"opened", "closed", "loaded"})
+    """What a driver's class may define of what we define."""
+    _plan: ClassVar[Plan]
+
+    profile: P
+    """What the mdev's type gives it."""
+    dma: Dma
+    """The guest's memory, for jobs."""
+
+    @override
+    def __init_subclass__(cls) -> None:
+        if cls.__module__.startswith(_OURS):
+            return
+        own = _own_names(cls)
+        _check_names(cls, own)
+        cls._check_class()
+        cls._plan = Plan(cls)
+        _check_state(cls, own, cls._plan.members)
+
+    def __init__(self, name: str, profile: P, device: "Device") -> None:
+        """Made by its device. A driver's own beginning is `opened`."""
+        self._name, self.profile, self.dma = name, profile, Dma(device)
+        self._device = device
+        # Any: the bars' own classes, by their index in the unit; the descriptor of each knows which.
+        self._bars: list[Any] = [None] * 6  # Any: as above
+        # Any: values of all declared types, by the name of the member.
+        self._state: dict[str, Any] = {}  # Any: as above
+        self._settings: dict[str, Any] = {}  # Any: as above
+        self._settle: Callable[[], None] = device.settle
+
+    @classmethod
+    def _check_class(cls) -> None:
+        """DriverError for what is wrong in a class of this kind."""
+
+    def opened(self) -> None:
+        """A user opened the device; it was reset, and its memory is zero."""
+
+    def loaded(self) -> None:
+        """A saved state was loaded into the device: everything declared has the saved value, and jobs are under way.
+
+        What a `Session` holds was made anew. Nothing that the guest can see may change here.
+        """
+
+    def closed(self) -> None:
+        """The user is gone, and with it its memory and interrupts. The device will be reset before the next one."""
+
+    if not TYPE_CHECKING:  # a checker that saw these would take any name
+
+        def __setattr__(self, name: str, value: object) -> None:
+            try:
+                object.__setattr__(self, name, value)
+            except AttributeError:
+                if hasattr(type(self), name):
+                    raise
+                raise AttributeError(_undeclared(type(self).__name__, name, self._plan.members)) from None
+
+        def __getattr__(self, name: str) -> object:
+            if name in self._plan.members:  # it is there, and its own code raised: let that be seen
+                return object.__getattribute__(self, name)
+            names = [each for each in dir(type(self)) if not each.startswith("_")]
+            raise AttributeError(f"{type(self).__name__} has no {name}{likeliest(name, names)}")
+
+
+AnyUnit: TypeAlias = Unit[Any]  # Any: of whatever profile
+
+
+def _own_names(cls: type[AnyUnit]) -> set[str]:
+    """The names that are the API's, and not the author's, in a class."""
+    ours = [base for base in cls.__mro__ if base.__module__.startswith(_OURS)]
+    names = {name for base in ours for name in (*vars(base), *vars(base).get("__slots__", ()))}
+    return {name for name in names if not name.startswith("__")}
+
+
+def _check_names(cls: type[AnyUnit], own: set[str]) -> None:
+    name = cls.__name__
+    if "__init__" in vars(cls):
+        raise DriverError(f"{name}.__init__: a device is made by its parent: declare its state, and begin in opened()")
+    for taken in vars(cls).keys() & (own - cls._overridable) - {"_plan"}:
+        raise DriverError(f"{name}.{taken}: the name is the API's own; choose another")
+
+
+def _check_state(cls: type, own: set[str], members: dict[str, object]) -> None:
+    """DriverError for state that is not declared: set in a method, or shared by all devices."""
+    known = members.keys() | own
+    for name, member in members.items():
+        if is_shared_state(member) and name not in own:
+            raise DriverError(
+                f"{cls.__name__}.{name}: a {type(member).__name__} in the class would be one for all mdevs, and not "
+                f"saved; use Saved, Table or Session, or a tuple for a constant"
+            )
+        for stored in stores_to_self(member):
+            if stored not in known:
+                raise DriverError(f"in {cls.__name__}.{name}: " + _undeclared(cls.__name__, stored, members))
+
+
+def _undeclared(cls: str, name: str, members: dict[str, object]) -> str:
+    names = [each for each in members if not each.startswith("_")]
+    meant = likeliest(name, names)
+    hint = meant if "did you mean" in meant else ""
+    return f"{cls} has no {name}: declare it ({name} = Saved(...)), or it is lost when the device is saved{hint}"

@@ -1,0 +1,218 @@
+"""The trace of one mdev: what its user does, while somebody reads along.
+
+A watch stands between the user and the driver's operations only while there are readers, so an mdev that nobody traces
+pays nothing. Each thing that happens goes into the queue of every reader; what it means is worked out when it is read,
+in that thread. Queues are bounded: who reads too slowly loses the oldest lines, and the guest loses no time.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
+from time import monotonic, sleep, time
+
+from mdev_user.errors import Busy, NoDevice
+from mdev_user.host.steps import step_within
+from mdev_user.vfio.device import VfioDevice
+from mdev_user.vfio.inspection import Sighting, TraceLine
+from mdev_user.vfio.requests import Reply, Request, Reset
+
+MOST_READERS = 8
+"""Of one mdev at a time."""
+MOST_WAITING = 4096
+"""Lines that a reader may be behind."""
+SHOWN_DATA = 16
+"""Bytes of an access that are kept."""
+
+_ABANDONED = 600.0
+"""Seconds after which a reader that does not come back is taken for dead."""
+_PAUSE = 0.02
+"""Seconds between two looks of a reader that waits. Being woken would cost the guest's step more than looking costs."""
+_LONGEST_TEXT = 500
+
+
+@dataclass(slots=True)
+class _Event:
+    """One thing that happened; the fields are those of `TraceLine`."""
+
+    kind: str
+    region: int = -1
+    offset: int = 0
+    size: int = 0
+    data: bytes = b""
+    sighting: Sighting | None = None
+    count: int = 0
+    interrupts: int = 0
+    text: str = ""
+    number: int = 0
+    time: float = field(default_factory=time)
+
+
+@dataclass(slots=True)
+class _Reader:
+    next: int
+    """The number of the first event that it has not been given."""
+    waiting: deque[_Event] = field(default_factory=lambda: deque(maxlen=MOST_WAITING))
+    seen: float = field(default_factory=monotonic)
+    """When it was last there."""
+
+
+class Tracer:
+    """The readers of one mdev. Methods are called by any thread, without the step lock."""
+
+    def __init__(self, device: VfioDevice, lock: Lock, user: Callable[[], str]) -> None:
+        """``lock`` is the step lock; ``user`` names who has the device open."""
+        self._device = device
+        self._lock = lock
+        self._guard = Lock()
+        self._readers: dict[int, _Reader] = {}
+        """Replaced, never changed: steps go through it while others come and go."""
+        self._watch = _Watch(device, user, self._put)
+        self._number = 0
+
+    def begin(self, reader: int) -> None:
+        """Let ``reader``, a number of the caller's, read what happens from now on. EBUSY with too many of them."""
+        with step_within(self._lock, self._device.counters, "begin trace"):
+            with self._guard:
+                if len(self._readers) >= MOST_READERS:
+                    raise Busy(f"{self._device.uuid} is traced {MOST_READERS} times, which is the most")
+                self._readers = {**self._readers, reader: _Reader(self._number)}
+            if len(self._readers) == 1:
+                self._watch.begin()
+                self._device.watch(self._watch)
+
+    def end(self, reader: int) -> None:
+        """``reader`` is gone. A stuck driver is not waited for: its next step sees that nobody reads."""
+        self._forget(reader)
+        if not self._readers and self._lock.acquire(timeout=_PAUSE):
+            try:
+                self._unwatch_unless_read()
+            finally:
+                self._lock.release()
+
+    def read(self, reader: int, seconds: float, most: int) -> list[TraceLine]:
+        """Up to ``most`` lines, none when nothing happens for ``seconds``. ENODEV for one that did not begin."""
+        if reader not in self._readers:
+            raise NoDevice(f"{self._device.uuid}: this trace has ended, or was not read for {_ABANDONED:.0f} s")
+        each = self._readers[reader]
+        deadline = monotonic() + seconds
+        while not each.waiting and monotonic() < deadline:
+            sleep(_PAUSE)
+        each.seen = monotonic()
+        lines: list[TraceLine] = []
+        while each.waiting and len(lines) < most:
+            event = each.waiting.popleft()
+            if event.number > each.next:
+                lines.append(TraceLine(kind="lost", time=event.time, count=event.number - each.next))
+            each.next = event.number + 1
+            lines.append(_line(event))
+        return lines
+
+    def _forget(self, reader: int) -> None:
+        with self._guard:
+            self._readers = {number: each for number, each in self._readers.items() if number != reader}
+
+    def _put(self, event: _Event) -> None:
+        """A part of a step."""
+        event.number, self._number = self._number, self._number + 1
+        now = monotonic()
+        for number, reader in self._readers.items():
+            if now - reader.seen < _ABANDONED:
+                reader.waiting.append(event)
+            else:
+                self._forget(number)
+        self._unwatch_unless_read()
+
+    def _unwatch_unless_read(self) -> None:
+        if not self._readers:
+            self._device.watch(None)
+
+
+class _Watch:
+    """What the device calls instead of the driver. Everything here is a part of a step."""
+
+    def __init__(self, device: VfioDevice, user: Callable[[], str], put: Callable[[_Event], None]) -> None:
+        self._counters = device.counters
+        self._ops = device.ops
+        self._decoder = device.ops.decoder()
+        self._user = user
+        self._put = put
+        self._interrupts = 0
+
+    def begin(self) -> None:
+        """Interrupts are told from here on."""
+        self._interrupts = self._counters.interrupts
+
+    def read(self, region: int, offset: int, count: int) -> bytes:
+        event = self._look("read", region, offset, count)
+        try:
+            data = self._ops.read(region, offset, count)
+        except Exception as error:
+            self._refused(event, error)
+            raise
+        event.data = data
+        self._performed(event)
+        return data
+
+    def write(self, region: int, offset: int, data: bytes) -> None:
+        event = self._look("write", region, offset, len(data))
+        event.data = data
+        try:
+            self._ops.write(region, offset, data)
+        except Exception as error:
+            self._refused(event, error)
+            raise
+        self._performed(event)
+
+    def ioctl(self, request: Request) -> Reply:
+        if isinstance(request, Reset):
+            self._put(_Event("reset"))
+        return self._ops.ioctl(request)
+
+    def opened(self) -> None:
+        self._put(_Event("opened", text=self._user()))
+
+    def closed(self) -> None:
+        self._put(_Event("closed", text=self._user()))
+
+    def spawned(self, name: str) -> None:
+        self._put(_Event("job", text=name))
+
+    def _look(self, kind: str, region: int, offset: int, size: int) -> _Event:
+        if since := self._new_interrupts():  # by a job, or an attribute's store
+            self._put(_Event("interrupt", count=since))
+        event = _Event(kind, region, offset, size)
+        if self._decoder is not None:
+            event.sighting = self._decoder.look(region, offset, size, written=kind == "write")
+        return event
+
+    def _performed(self, event: _Event) -> None:
+        if event.sighting is not None:
+            event.sighting.end()
+        event.interrupts = self._new_interrupts()
+        self._put(event)
+
+    def _refused(self, event: _Event, error: Exception) -> None:
+        event.sighting, event.text = None, str(error) or type(error).__name__
+        event.interrupts = self._new_interrupts()
+        self._put(event)
+
+    def _new_interrupts(self) -> int:
+        count = self._counters.interrupts - self._interrupts
+        self._interrupts += count
+        return count
+
+
+def _line(event: _Event) -> TraceLine:
+    return TraceLine(
+        kind=event.kind,
+        time=event.time,
+        region=event.region,
+        offset=event.offset,
+        size=event.size,
+        data=event.data[:SHOWN_DATA].hex(),
+        decoded=event.sighting.tell(event.data) if event.sighting is not None else None,
+        count=event.count,
+        interrupts=event.interrupts,
+        text=event.text[:_LONGEST_TEXT],
+    )

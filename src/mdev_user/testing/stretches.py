@@ -1,0 +1,115 @@
+"""The jobs of a device under test: no thread and no clock but the test's; the rest is the host's own code."""
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
+from typing import NamedTuple
+
+from mdev_user.errors import DmaFault
+from mdev_user.host.jobs import Jobs
+from mdev_user.testing.ram import Ram
+
+
+class _Entry(NamedTuple):
+    job: int
+    """In the order in which they were started."""
+    is_stretch: bool
+    """Else it is the answer to a DMA access, and the stretch comes of it."""
+    call: Callable[[], None]
+
+
+class Stretches:
+    """What jobs have to do, in order: the host's thread of jobs, and the way to the guest's memory, made by hand.
+
+    Every DMA access is one that the host asks the VMM for, so that each await of a job ends a stretch. What is read is
+    read as late, and what is written is written as early as it can be.
+    """
+
+    def __init__(self, ram: Ram) -> None:
+        self.now = 0.0
+        """Seconds since the device was made."""
+        self.reached_memory: set[int] = set()
+        """The jobs that have used DMA."""
+        self._ready: list[_Entry] = []
+        self._ram = ram
+        self._timers: list[tuple[float, int, _Entry]] = []
+        self._order, self._jobs = count(), count()
+        self._current = self._answered = -1
+
+    # --- the host's side ------------------------------------------------------------------------------------
+
+    def put(self, _jobs: Jobs, stretch: Callable[[], None]) -> None:
+        job = next(self._jobs) if self._answered < 0 else self._answered
+        self._ready.append(_Entry(job, True, stretch))  # noqa: FBT003 - by its place
+
+    def put_later(self, seconds: float, _jobs: Jobs, stretch: Callable[[], None]) -> None:
+        heappush(
+            self._timers,
+            (self.now + seconds, next(self._order), _Entry(self._current, True, stretch)),  # noqa: FBT003 - as above
+        )
+
+    def send_dma_read(self, iova: int, length: int, done: Callable[[bytes | Exception], None]) -> None:
+        self._answer(lambda: done(_attempt(lambda: self._ram.read(iova, length))))
+
+    def send_dma_write(self, iova: int, data: bytes, done: Callable[[bytes | Exception], None]) -> None:
+        outcome = _attempt(lambda: self._ram.write(iova, data))
+        self._answer(lambda: done(outcome))
+
+    def _answer(self, call: Callable[[], None]) -> None:
+        self.reached_memory.add(self._current)
+        self._ready.append(_Entry(self._current, False, call))  # noqa: FBT003 - as above
+
+    # --- the test's side ------------------------------------------------------------------------------------
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether a job could run now."""
+        return bool(self._ready)
+
+    @property
+    def next_timer(self) -> float | None:
+        """When the next sleep is over."""
+        return self._timers[0][0] if self._timers else None
+
+    def step(self) -> bool:
+        """Run one job from where it is to its next await, the one that waits longest. False when none is ready."""
+        while self._ready:
+            if self._run(self._ready.pop(0)):
+                return True
+        return False
+
+    def step_oldest(self) -> bool:
+        """As `step`, but the one that was started first: the order then depends on nothing else."""
+        while self._ready:
+            oldest = min(self._ready, key=lambda entry: entry.job)
+            self._ready.remove(oldest)
+            if self._run(oldest):
+                return True
+        return False
+
+    def wait_until(self, moment: float) -> None:
+        """Let time pass: sleeps that are over by then are ready, and nothing runs."""
+        while self._timers and self._timers[0][0] <= moment:
+            self._ready.append(heappop(self._timers)[2])
+        self.now = max(self.now, moment)
+
+    def forget(self) -> None:
+        """The jobs were cancelled."""
+        self._ready.clear()
+        self._timers.clear()
+        self.reached_memory.clear()
+
+    def _run(self, entry: _Entry) -> bool:
+        self._current, self._answered = entry.job, -1 if entry.is_stretch else entry.job
+        try:
+            entry.call()
+        finally:
+            self._current = self._answered = -1
+        return entry.is_stretch
+
+
+def _attempt(access: Callable[[], bytes | None]) -> bytes | Exception:
+    try:
+        return access() or b""
+    except DmaFault as error:  # it was unmapped meanwhile
+        return error
