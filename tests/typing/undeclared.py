@@ -8,4 +8,4 @@ class Counting(Function[Profile]):
     tick = Saved(0)
 
     def count(self) -> None:
-        self.ticks = 1
+        self.ticks = 1  # mistake (import): undeclared state

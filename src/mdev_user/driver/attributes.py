@@ -1,9 +1,9 @@
 # ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
-"""Attributes of an mdev: files in its sysfs directory, as typed values."""
+"""Attributes of an mdev or a parent: files in its sysfs directory, as typed values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from typing_extensions import override
 
@@ -13,14 +13,18 @@ from mdev_user.errors import DriverError, InvalidValue, StateError
 from mdev_user.mdev.types import MdevAttribute
 from mdev_user.regs.mistakes import likeliest
 
-if TYPE_CHECKING:
-    from mdev_user.driver.unit import AnyUnit
-
 T = TypeVar("T")
-F = TypeVar("F", bound="AnyUnit")
+F = TypeVar("F")
 
 _BOOLEANS = {"1": True, "y": True, "on": True, "true": True, "0": False, "n": False, "off": False, "false": False}
 """As Linux's kstrtobool, lower case."""
+
+
+class Settings(Protocol):
+    """What has attributes: a device, or a parent."""
+
+    # Any: values of all declared types, by the name of the attribute.
+    _settings: dict[str, Any]  # Any: as above
 
 
 class Readable(Member):
@@ -33,10 +37,10 @@ class Readable(Member):
     def _mdev_attribute(self) -> MdevAttribute:
         return MdevAttribute(self._group, self._name, readable=True, writable=self._writable)
 
-    def _show(self, function: "AnyUnit") -> str:
+    def _show(self, function: Settings) -> str:
         return f"{_text(getattr(function, self._name))}\n"
 
-    def _store(self, function: "AnyUnit", data: bytes) -> None:
+    def _store(self, function: Settings, data: bytes) -> None:
         if not self._writable:
             raise InvalidValue(f"{self._name} cannot be written")
         function._settings[self._name] = self._parsed(data.decode(errors="replace").strip())
@@ -77,14 +81,14 @@ class Attribute(Readable, Generic[T]):
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "AnyUnit", owner: object) -> T: ...
-    def __get__(self, obj: "AnyUnit | None", owner: object) -> Self | T:
+    def __get__(self, obj: Settings, owner: object) -> T: ...
+    def __get__(self, obj: Settings | None, owner: object) -> Self | T:
         if obj is None:
             return self
         value: T = obj._settings[self._name]
         return value
 
-    def __set__(self, obj: "AnyUnit", value: T) -> None:
+    def __set__(self, obj: Settings, value: T) -> None:
         obj._settings[self._name] = self._in_range(self._kind.checked(value), DriverError)
 
     @override
@@ -114,6 +118,11 @@ class Attribute(Readable, Generic[T]):
         return value
 
 
+def initial_settings(readables: Iterable[Readable]) -> dict[str, Any]:  # Any: values of all declared types
+    """What an operator finds before anything was written."""
+    return {each._name: each._initial for each in readables if isinstance(each, Attribute)}
+
+
 class Computed(Readable, Generic[T]):
     """A file whose text is computed when it is read; on a device in use, the value."""
 
@@ -123,8 +132,8 @@ class Computed(Readable, Generic[T]):
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "AnyUnit", owner: object) -> T: ...
-    def __get__(self, obj: "AnyUnit | None", owner: object) -> Self | T:
+    def __get__(self, obj: Settings, owner: object) -> T: ...
+    def __get__(self, obj: Settings | None, owner: object) -> Self | T:
         return self if obj is None else self._compute(obj)
 
 

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from mdev_user.driver import assembly, transfer
 from mdev_user.driver.assembly import AnyFunction, Place, places, with_vectors
-from mdev_user.driver.attributes import Attribute, Readable
+from mdev_user.driver.attributes import Readable, initial_settings
 from mdev_user.driver.decoding import DeviceDecoder
 from mdev_user.driver.function import ResetKind
 from mdev_user.driver.jobs import Job, PendingJob, Stepped
@@ -87,7 +87,7 @@ class Device(DeviceOps):
             unit._bars[index] = type(bar)._on(list(bar._layout.resets), 0)
         for memory in plan.memories:
             self._memories[place.bar + memory._index, memory._offset] = unit, memory
-        unit._settings.update({each._name: each._initial for each in plan.of_kind(Attribute)})
+        unit._settings.update(initial_settings(plan.attributes))
         levels = Levels(self._pci.interrupts, unit, plan, place.vector)
         self._levels.append(levels)
         if place.name:

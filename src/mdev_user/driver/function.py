@@ -51,7 +51,7 @@ class Function(Unit[P]):
     state_version: ClassVar[int] = 1
     """Of what is saved of a device. One more when a declaration changes so that an older state means something else."""
     upgrades: ClassVar[Mapping[int, Callable[[Snapshot], Snapshot]]] = {}
-    """``{1: from_first}`` makes a state of version 1 one of version 2: a function of the `Snapshot` and nothing else."""
+    """``{1: from_first}`` makes a state of version 1 one of version 2: a function of the `Snapshot` alone."""
 
     uuid: UUID
     """The mdev's."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from inspect import Parameter, Signature
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
 from typing_extensions import override
 
-from mdev_user.driver.attributes import Attribute
+from mdev_user.driver.attributes import Readable, initial_settings
 from mdev_user.driver.device import Device
 from mdev_user.driver.function import Function
 from mdev_user.driver.members import declarations, of_kind
@@ -28,12 +28,14 @@ class Parent(MdevParentOps, Generic[P]):
     """Subclass it and declare ``function``, a `Pool` for each field of its profile, and ``types``.
 
     ``types`` are profiles by name; the mdev type ``small`` of a function class Crc is ``crc-small``. How many more of
-    each can be created follows from the pools. The pools' totals are options of the parent: ``Card(lanes=16)``.
+    each can be created follows from the pools. The pools' totals are options of the parent: ``Card(lanes=16)``. An
+    `Attribute` is a file in the parent's own directory.
     """
 
     function: type[Function[P]]
     types: Mapping[str, P]
     _pools: ClassVar[Mapping[str, Pool]] = {}
+    _readables: ClassVar[Mapping[MdevAttribute, Readable]] = {}
 
     @override
     def __init_subclass__(cls) -> None:
@@ -41,8 +43,8 @@ class Parent(MdevParentOps, Generic[P]):
         function = getattr(cls, "function", None)
         if not (isinstance(function, type) and issubclass(function, Function)):
             raise DriverError(f"{name}.function: expected a Function class, given {function!r}")
-        for attribute, _member in of_kind(members, Attribute):
-            raise DriverError(f"{name}.{attribute}: an Attribute is a Function's, given one of a Parent")
+        cls._readables = {each._mdev_attribute: each for _name, each in of_kind(members, Readable)}  # noqa: SLF001 - our own
+        cls.parent_attributes = tuple(cls._readables)
         cls._pools = dict(of_kind(members, Pool))
         check_types(name, cls._pools, getattr(cls, "types", None))
         if "driver_name" not in members:
@@ -64,6 +66,8 @@ class Parent(MdevParentOps, Generic[P]):
             for name, each in self._pools.items()
         }
         self._accounts = Accounts(pools, self.types)
+        # Any: values of all declared types. Each is replaced whole, so that who reads it needs no lock.
+        self._settings: dict[str, Any] = initial_settings(self._readables.values())  # Any: as above
         self.mdev_types = tuple(self._mdev_type(name, profile) for name, profile in self.types.items())
 
     @override
@@ -93,6 +97,14 @@ class Parent(MdevParentOps, Generic[P]):
         device = _device(mdev)
         device.attribute(attribute)._store(device.function, data)  # noqa: SLF001 - our own
         device.settle()
+
+    @override
+    def show_parent(self, attribute: MdevAttribute) -> str:
+        return self._readables[attribute]._show(self)  # noqa: SLF001 - our own
+
+    @override
+    def store_parent(self, attribute: MdevAttribute, data: bytes) -> None:
+        self._readables[attribute]._store(self, data)  # noqa: SLF001 - our own
 
     def _mdev_type(self, name: str, profile: P) -> MdevType:
         takes = ", ".join(f"{pool}: {shown(amount)}" for pool, amount in amounts(profile, self._pools).items())

@@ -2,7 +2,7 @@
 """Saving: the values of a device's units by name, and what hostile values become before any of them is believed."""
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from struct import Struct
@@ -14,7 +14,7 @@ from mdev_user.driver.attributes import Attribute
 from mdev_user.driver.jobs import Job, PendingJob, Slept, Worker
 from mdev_user.driver.plan import Plan
 from mdev_user.driver.snapshot import JobStream
-from mdev_user.driver.state import Kept
+from mdev_user.driver.state import Kept, Session
 from mdev_user.driver.unit import AnyUnit
 from mdev_user.driver.values import decoded, encoded
 from mdev_user.errors import DriverError, StateError
@@ -28,6 +28,8 @@ Units = Mapping[str, AnyUnit]
 
 MOST_SLEPT = 1e12
 """Seconds. A number that can be added to a clock."""
+
+MOST_LOOKED_AT = 1024
 
 _RUN = Struct("<QQ")
 _CHUNK = 256 * KiB
@@ -147,7 +149,7 @@ def checked(units: Units, values: Mapping[str, msgspec.Raw], memory: Mapping[str
         state = {member._name: member._fresh() for member in unit._plan.state}
         settings = {member._name: member._initial for member in own_attributes(unit._plan)}
         incoming.members += [(unit._state, state), (unit._settings, settings)]
-        known.add_members(prefix, unit._plan.state, state)
+        known.add_members(prefix, (each for each in unit._plan.state if not isinstance(each, Session)), state)
         known.add_members(prefix, own_attributes(unit._plan), settings)
     known.load(values)
     incoming.memory = list(_checked_memory(units, memory))
@@ -179,7 +181,7 @@ class _Known:
     def load(self, values: Mapping[str, msgspec.Raw]) -> None:
         for name, data in values.items():
             if name not in self._takers:
-                raise StateError(f"saved state: there is no {name!r:.80}{likeliest(name[:80], self._takers)}")
+                raise StateError(f"saved state: there is no {name!r:.80}{meant(name, self._takers)}")
             self._takers[name](data)
         for loaded, resets, busy in self._busy:
             for index, mask in busy.items():
@@ -223,7 +225,7 @@ def _checked_memory(
     }
     for name in saved:
         if name not in views:
-            raise StateError(f"saved state: there is no memory {name!r:.80}{likeliest(name[:80], views)}")
+            raise StateError(f"saved state: there is no memory {name!r:.80}{meant(name, views)}")
     for name, view in views.items():
         packed, pages = saved.get(name, (b"", b""))
         yield view, _checked_runs(name, len(view) // PAGE, packed, len(pages)), pages
@@ -253,6 +255,12 @@ def _fill(view: memoryview, runs: list[tuple[int, int]], pages: bytes) -> None:
         at += count * PAGE
 
 
+def meant(name: str, names: Collection[str]) -> str:
+    """The likeliest meant name, where there are not so many that a stranger could keep us looking for it."""
+    hint = likeliest(name[:80], names) if len(names) <= MOST_LOOKED_AT else ""
+    return hint if "did you mean" in hint else ""
+
+
 # --- jobs -------------------------------------------------------------------------------------------------------
 
 Loaded = tuple[AnyUnit, "Job[Any]", PendingJob, bool]  # Any: of whatever parameters
@@ -271,11 +279,11 @@ def checked_jobs(units: Units, saved: Iterable[JobStream]) -> list[Loaded]:
 
 def _checked_job(units: Units, saved: JobStream) -> Loaded:
     if saved.unit not in units:
-        raise StateError(f"saved job: there is no {saved.unit!r:.80}{likeliest(saved.unit[:80], units)}")
+        raise StateError(f"saved job: there is no {saved.unit!r:.80}{meant(saved.unit, units)}")
     unit = units[saved.unit]
     jobs = unit._plan.jobs
     if saved.name not in jobs:
-        raise StateError(f"saved state: there is no job {saved.name!r:.80}{likeliest(saved.name[:80], jobs)}")
+        raise StateError(f"saved state: there is no job {saved.name!r:.80}{meant(saved.name, jobs)}")
     if not (isfinite(saved.slept) and 0 <= saved.slept <= MOST_SLEPT):
         raise StateError(f"{saved.name}: slept: expected seconds from 0 to {MOST_SLEPT:g}, given {saved.slept}")
     job = jobs[saved.name]

@@ -37,7 +37,7 @@ class Kept(Member):
 
     def _load(self, data: Encoded) -> object:
         """The value that was saved. StateError for what is none."""
-        raise StateError(f"{self._name} is not saved: expected nothing of it, given {bytes(data)!r:.80}")
+        raise NotImplementedError(data)
 
 
 def _subscript(member: object) -> tuple[Any, ...]:  # Any: types, as an author writes them
@@ -147,9 +147,7 @@ class Table(Kept, MutableMapping[K, V]):
     def _load(self, data: Encoded) -> object:
         pairs: Any = self._kind.decode(data)  # Any: what its type says
         if len(pairs) > self._limit:
-            raise StateError(
-                f"{self._kind.what}: expected at most {self._limit} entries, its limit, given {len(pairs)}"
-            )
+            raise StateError(f"{self._kind.what}: expected at most {self._limit} entries, given {len(pairs)}")
         table = self._fresh()
         table._entries.update(pairs)
         if len(table) != len(pairs):

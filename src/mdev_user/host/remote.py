@@ -38,7 +38,9 @@ from mdev_user.host.wire import (
     ReadTrace,
     Remove,
     Show,
+    ShowParent,
     Store,
+    StoreParent,
     TraceLines,
     Unload,
     UnmodelledAnswer,
@@ -199,6 +201,7 @@ class RemoteParent(LifecycleOps):
         self.mdev_types = description.types
         self.max_instances = description.max_instances
         self.attributes = description.attributes
+        self.parent_attributes = description.parent_attributes
 
     @override
     def create(self, mdev: Mdev) -> object:
@@ -222,6 +225,14 @@ class RemoteParent(LifecycleOps):
     @override
     def store(self, mdev: Mdev, attribute: MdevAttribute, data: bytes) -> None:
         self.host.call(Store(mdev.uuid, attribute, data))
+
+    @override
+    def show_parent(self, attribute: MdevAttribute) -> str:
+        return str(self.host.call(ShowParent(self.name, attribute)))
+
+    @override
+    def store_parent(self, attribute: MdevAttribute, data: bytes) -> None:
+        self.host.call(StoreParent(self.name, attribute, data))
 
     def unload(self) -> None:
         self.host.call(Unload(self.name))

@@ -32,7 +32,9 @@ from mdev_user.host.wire import (
     ReadTrace,
     Remove,
     Show,
+    ShowParent,
     Store,
+    StoreParent,
     TraceLines,
     Unload,
     UnmodelledAnswer,
@@ -72,6 +74,8 @@ class Service:
             GetAvailable: self._get_available,
             Show: self._show,
             Store: self._store,
+            ShowParent: self._show_parent,
+            StoreParent: self._store_parent,
             Inspect: self._inspect,
             Disconnect: self._disconnect,
             ListValues: self._list_values,
@@ -90,7 +94,13 @@ class Service:
             raise AlreadyExists(f"this host has a parent {call.name}")
         ops = load_parent(call.driver, call.options)
         self._parents[call.name] = MdevParent(call.name, ops)
-        return ParentDescription(ops.driver_name, list(ops.mdev_types), ops.max_instances, list(ops.attributes))
+        return ParentDescription(
+            driver_name=ops.driver_name,
+            types=list(ops.mdev_types),
+            max_instances=ops.max_instances,
+            attributes=list(ops.attributes),
+            parent_attributes=list(ops.parent_attributes),
+        )
 
     def _unload(self, call: Unload) -> None:
         del self._parents[call.parent]
@@ -124,6 +134,12 @@ class Service:
         mdev, endpoint = self._mdev(call.uuid), self.endpoints.endpoint(call.uuid)
         with step(endpoint.lock, endpoint.device.counters, f"store {call.attribute.name}"):
             mdev.parent.ops.store(mdev, call.attribute, call.data)
+
+    def _show_parent(self, call: ShowParent) -> str:
+        return self._parents[call.parent].ops.show_parent(call.attribute)
+
+    def _store_parent(self, call: StoreParent) -> None:
+        self._parents[call.parent].ops.store_parent(call.attribute, call.data)
 
     def _inspect(self, call: Inspect) -> Inspection:
         endpoint = self.endpoints.endpoint(call.uuid)

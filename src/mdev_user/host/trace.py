@@ -5,6 +5,7 @@ pays nothing. Each thing that happens goes into the queue of every reader; what 
 in that thread. Queues are bounded: who reads too slowly loses the oldest lines, and the guest loses no time.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,15 +15,20 @@ from time import monotonic, sleep, time
 from mdev_user.errors import Busy, NoDevice
 from mdev_user.host.steps import step_within
 from mdev_user.vfio.device import VfioDevice
-from mdev_user.vfio.inspection import Sighting, TraceLine
+from mdev_user.vfio.inspection import Decoder, Sighting, TraceLine
+from mdev_user.vfio.ops import DeviceOps
 from mdev_user.vfio.requests import Reply, Request, Reset
+
+_log = logging.getLogger(__name__)
 
 MOST_READERS = 8
 """Of one mdev at a time."""
 MOST_WAITING = 4096
 """Lines that a reader may be behind."""
-SHOWN_DATA = 16
-"""Bytes of an access that are kept."""
+_SHOWN_DATA = 16
+"""Bytes of an access."""
+_KEPT_DATA = 64
+"""Bytes of an access, for its decoder."""
 
 _ABANDONED = 600.0
 """Seconds after which a reader that does not come back is taken for dead."""
@@ -132,16 +138,21 @@ class _Watch:
     """What the device calls instead of the driver. Everything here is a part of a step."""
 
     def __init__(self, device: VfioDevice, user: Callable[[], str], put: Callable[[_Event], None]) -> None:
+        self._device = device
         self._counters = device.counters
-        self._ops = device.ops
-        self._decoder = device.ops.decoder()
+        self._ops: DeviceOps = device.ops
+        self._decoder: Decoder | None = None
         self._user = user
-        self._put = put
+        self._put_now = put
+        self._during: list[_Event] | None = None
+        """What happened in the access that is under way, which is told first."""
         self._interrupts = 0
 
     def begin(self) -> None:
-        """Interrupts are told from here on."""
+        """What is told begins here."""
         self._interrupts = self._counters.interrupts
+        self._ops = self._device.ops
+        self._decoder = self._ops.decoder()
 
     def read(self, region: int, offset: int, count: int) -> bytes:
         event = self._look("read", region, offset, count)
@@ -150,13 +161,13 @@ class _Watch:
         except Exception as error:
             self._refused(event, error)
             raise
-        event.data = data
+        event.data = data[:_KEPT_DATA]
         self._performed(event)
         return data
 
     def write(self, region: int, offset: int, data: bytes) -> None:
         event = self._look("write", region, offset, len(data))
-        event.data = data
+        event.data = data[:_KEPT_DATA]
         try:
             self._ops.write(region, offset, data)
         except Exception as error:
@@ -170,6 +181,8 @@ class _Watch:
         return self._ops.ioctl(request)
 
     def opened(self) -> None:
+        if self._device.ops is not self._ops:
+            self.begin()
         self._put(_Event("opened", text=self._user()))
 
     def closed(self) -> None:
@@ -182,20 +195,35 @@ class _Watch:
         if since := self._new_interrupts():  # by a job, or an attribute's store
             self._put(_Event("interrupt", count=since))
         event = _Event(kind, region, offset, size)
+        self._during = []
         if self._decoder is not None:
-            event.sighting = self._decoder.look(region, offset, size, written=kind == "write")
+            try:
+                event.sighting = self._decoder.look(region, offset, size, written=kind == "write")
+            except Exception:  # noqa: BLE001 - a mistake of the tool's must not become the guest's
+                _log.exception("%s: the trace goes on without names", self._device.uuid)
+                self._decoder = None
         return event
 
     def _performed(self, event: _Event) -> None:
         if event.sighting is not None:
             event.sighting.end()
-        event.interrupts = self._new_interrupts()
-        self._put(event)
+        self._told(event)
 
     def _refused(self, event: _Event, error: Exception) -> None:
         event.sighting, event.text = None, str(error) or type(error).__name__
+        self._told(event)
+
+    def _told(self, event: _Event) -> None:
         event.interrupts = self._new_interrupts()
-        self._put(event)
+        during, self._during = self._during or (), None
+        for each in (event, *during):
+            self._put_now(each)
+
+    def _put(self, event: _Event) -> None:
+        if self._during is None:
+            self._put_now(event)
+        else:
+            self._during.append(event)
 
     def _new_interrupts(self) -> int:
         count = self._counters.interrupts - self._interrupts
@@ -210,7 +238,7 @@ def _line(event: _Event) -> TraceLine:
         region=event.region,
         offset=event.offset,
         size=event.size,
-        data=event.data[:SHOWN_DATA].hex(),
+        data=event.data[:_SHOWN_DATA].hex(),
         decoded=event.sighting.tell(event.data) if event.sighting is not None else None,
         count=event.count,
         interrupts=event.interrupts,

@@ -25,6 +25,7 @@ class ParentDescription(Struct, frozen=True, tag_field="answer"):
     types: list[MdevType]
     max_instances: int | None
     attributes: list[MdevAttribute]
+    parent_attributes: list[MdevAttribute] = []
 
 
 class Load(Struct, frozen=True, tag_field="call"):
@@ -85,6 +86,21 @@ class Store(Struct, frozen=True, tag_field="call"):
     """LifecycleOps.store."""
 
     uuid: UUID
+    attribute: MdevAttribute
+    data: bytes
+
+
+class ShowParent(Struct, frozen=True, tag_field="call"):
+    """LifecycleOps.show_parent. Answer: str."""
+
+    parent: str
+    attribute: MdevAttribute
+
+
+class StoreParent(Struct, frozen=True, tag_field="call"):
+    """LifecycleOps.store_parent."""
+
+    parent: str
     attribute: MdevAttribute
     data: bytes
 
@@ -166,8 +182,8 @@ class TraceLines(Struct, frozen=True, tag_field="answer"):
 
 
 Call = (
-    Load | Unload | Create | Remove | Probe | Unprobe | GetAvailable | Show | Store | Inspect | Disconnect
-    | ListValues | ListUnmodelled | BeginTrace | ReadTrace | EndTrace
+    Load | Unload | Create | Remove | Probe | Unprobe | GetAvailable | Show | Store | ShowParent | StoreParent
+    | Inspect | Disconnect | ListValues | ListUnmodelled | BeginTrace | ReadTrace | EndTrace
 )  # fmt: skip
 Value = ParentDescription | Inspection | Values | UnmodelledAnswer | TraceLines | int | str | None
 """What a call is answered with."""

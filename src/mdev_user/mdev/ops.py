@@ -23,6 +23,9 @@ class LifecycleOps(ABC):
     mdev_types: Sequence[MdevType]
     max_instances: int | None = None
     attributes: Sequence[MdevAttribute] = ()
+    """Files in the directory of each of its mdevs."""
+    parent_attributes: Sequence[MdevAttribute] = ()
+    """Files in its own."""
 
     @abstractmethod
     def create(self, mdev: "Mdev") -> object:
@@ -46,3 +49,11 @@ class LifecycleOps(ABC):
     def store(self, mdev: "Mdev", attribute: MdevAttribute, data: bytes) -> None:
         """Take what was written to one of ``attributes`` (at most a page). A step of the mdev."""
         raise NotSupported(f"{self.driver_name} has no store for {attribute.name}")
+
+    def show_parent(self, attribute: MdevAttribute) -> str:
+        """The text of one of ``parent_attributes``, with its newline. Asked from any thread."""
+        raise NotSupported(f"{self.driver_name} has no show_parent for {attribute.name}")
+
+    def store_parent(self, attribute: MdevAttribute, data: bytes) -> None:
+        """Take what was written to one of ``parent_attributes`` (at most a page)."""
+        raise NotSupported(f"{self.driver_name} has no store_parent for {attribute.name}")

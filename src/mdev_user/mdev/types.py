@@ -19,7 +19,7 @@ class MdevType:
 
 @dataclass(frozen=True, slots=True)
 class MdevAttribute:
-    """A file of the driver's in an mdev's directory: ``group/name``, or just ``name`` where the group is empty."""
+    """A file of the driver's in the directory of an mdev or a parent: ``group/name``, or ``name`` without a group."""
 
     group: str
     name: str

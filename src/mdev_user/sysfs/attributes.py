@@ -4,7 +4,9 @@ Subjects are shared by the files of one directory, so that a file costs a node a
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 from mdev_user.errors import InvalidValue, NoDevice, NotReady
@@ -20,6 +22,9 @@ _UEVENT = re.compile(
     rb"( [0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}( [0-9A-Za-z]+=[0-9A-Za-z]+)*)?"
 )
 _SHOWN = 60
+
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,22 @@ def vendor_rule(attribute: MdevAttribute) -> Rule[Mdev]:
     def store(mdev: Mdev, data: bytes) -> None:
         mdev.parent.ops.store(mdev, attribute, data)
 
+    return _vendor(attribute, show, store)
+
+
+def parent_rule(attribute: MdevAttribute) -> Rule[MdevParent]:
+    """The same of a file in the parent's own directory."""
+
+    def show(parent: MdevParent) -> str:
+        return parent.ops.show_parent(attribute)
+
+    def store(parent: MdevParent, data: bytes) -> None:
+        parent.ops.store_parent(attribute, data)
+
+    return _vendor(attribute, show, store)
+
+
+def _vendor(attribute: MdevAttribute, show: Callable[[S], str], store: Callable[[S, bytes], None]) -> Rule[S]:
     mode = 0o444 * attribute.readable | 0o200 * attribute.writable
     return Rule(mode, show if attribute.readable else None, store if attribute.writable else None)
 

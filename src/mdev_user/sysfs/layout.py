@@ -10,7 +10,7 @@ from mdev_user.mdev.events import Event, EventKind
 from mdev_user.mdev.parent import MdevParent
 from mdev_user.mdev.types import MdevAttribute
 from mdev_user.sysfs import attributes
-from mdev_user.sysfs.attributes import BusFiles, Device, DriverOf, TypeOf
+from mdev_user.sysfs.attributes import BusFiles, Device, DriverOf, S, TypeOf
 from mdev_user.sysfs.tree import Rule, Tree
 
 _BUS = "bus/mdev"
@@ -91,6 +91,8 @@ class Layout:
         self._tree.add_directory(_class_path(parent))
         self._tree.add_link(f"{path}/subsystem", _class_path(parent))
         self._tree.add_link(f"{_class_path(parent)}/{parent.name}", path)
+        for attribute in parent.ops.parent_attributes:
+            self._add_vendor_file(path, attribute, attributes.parent_rule(attribute), parent)
         self._add_types(parent, path)
         self._tree.add_link(f"class/mdev_bus/{parent.name}", path)
 
@@ -161,9 +163,7 @@ class Layout:
         mdev = _mdev(event)
         device = device_path(mdev)
         for attribute in mdev.parent.ops.attributes:
-            if attribute.group:
-                self._tree.add_directory(f"{device}/{attribute.group}")
-            self._tree.add_attribute(f"{device}/{_file(attribute)}", self._vendor_rule(attribute), mdev)
+            self._add_vendor_file(device, attribute, self._vendor_rule(attribute), mdev)
         self._tree.add_link(f"{device}/driver", _driver_path(event))
         self._tree.add_link(_driver_link(event, device), device)
 
@@ -174,6 +174,11 @@ class Layout:
             self._tree.remove(f"{device}/{attribute.group or attribute.name}")
         self._tree.remove(f"{device}/driver")
         self._tree.remove(_driver_link(event, device))
+
+    def _add_vendor_file(self, directory: str, attribute: MdevAttribute, rule: Rule[S], subject: S) -> None:
+        if attribute.group:
+            self._tree.add_directory(f"{directory}/{attribute.group}")
+        self._tree.add_attribute(f"{directory}/{_file(attribute)}", rule, subject)
 
     def _vendor_rule(self, attribute: MdevAttribute) -> Rule[Mdev]:
         if attribute not in self._vendor:

@@ -98,13 +98,14 @@ class Guest(NamedRegisters):
 
     def part(self, name: str, index: int = 0) -> "PartOfGuest":
         """The registers of one part: ``guest.part("ports", 1).read(Regs.lcr)``, the parts being ``ports``."""
-        places = {each.name: each for each in self._places() if each.name}
+        places = {each.name: each for each in self.places() if each.name}
         wanted = f"{name}[{index}]"
         if wanted not in places:
             raise DriverError(f"{type(self.device.function).__name__} has no part {wanted}{likeliest(wanted, places)}")
         return PartOfGuest(self, wanted, places[wanted].bar)
 
-    def _places(self) -> list[Place]:
+    def places(self) -> list[Place]:
+        """The units of the device, each with the first of its bars and vectors."""
         return places(type(self.device.function), self.device.function.profile)
 
     # --- memory ---------------------------------------------------------------------------------------------
@@ -189,6 +190,13 @@ class Guest(NamedRegisters):
                 control = int.from_bytes(self.read_config(at + 2, 2), "little") & ~bit
                 self.write_config(at + 2, control.to_bytes(2, "little"))
         self._wires.arm(Irq.INTX, 1)
+
+    @property
+    def uses_messages(self) -> bool:
+        """Whether MSI or MSI-X is enabled in the config space, so that the pin is not used."""
+        kinds = ((Msi.capability_id, MSI_ENABLE), (Msix.capability_id, MSIX_ENABLE))
+        places = ((self._find(capability), bit) for capability, bit in kinds)
+        return any(at and int.from_bytes(self.read_config(at + 2, 2), "little") & bit for at, bit in places)
 
     def take_messages(self) -> list[int]:
         """The messages that came since this was last asked."""

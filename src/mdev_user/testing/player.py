@@ -1,15 +1,17 @@
 """A player: performs operations on a device, as its guest, and notes what can be seen of it from outside."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, assert_never
 from zlib import crc32
 
 import msgspec
-from typing_extensions import assert_never
 
+from mdev_user.driver.assembly import Place
+from mdev_user.driver.members import declarations
 from mdev_user.driver.parent import Parent
 from mdev_user.errors import GuestError, MdevError
 from mdev_user.pci import layout
+from mdev_user.regs.bar import Bar
 from mdev_user.testing.guest import RAM, Guest
 from mdev_user.testing.operations import (
     TICKS,
@@ -151,6 +153,13 @@ class Player:
         guest = self.guest
         messages = tuple(guest.take_messages())
         return Seen(answer, refused, guest.pin, messages, errors, crc32(guest.memory[0:MEMORY]))
+
+    def bars(self) -> Iterator[tuple[Place, Bar]]:
+        """The bars with registers, each with the unit that declares it."""
+        for place in self.guest.places():
+            for each in declarations(place.kind).values():
+                if isinstance(each, Bar):
+                    yield place, each
 
     # --- state ----------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """What `check` has done in a fresh interpreter: each task is a value, and so is what comes of it."""
 
-import os
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import msgspec
@@ -10,6 +10,7 @@ import msgspec
 from mdev_user.driver.parent import Parent
 from mdev_user.errors import StateError
 from mdev_user.testing.accounts import Change, run_changes
+from mdev_user.testing.copies import in_copy
 from mdev_user.testing.invariants import Invariants
 from mdev_user.testing.mutations import Mutation, mutated
 from mdev_user.testing.operations import Advance, Finding, Operation, Read, Seen, Setting, Step
@@ -96,19 +97,33 @@ class Clean(msgspec.Struct, frozen=True, tag=True):
 
 
 Reply: TypeAlias = Explored | Played | Clean | Finding
-_REPLIES = msgspec.msgpack.Decoder(Explored | Played | Clean | Finding)  # type: ignore[arg-type]  # a union of types
+
+_OUTCOMES: msgspec.msgpack.Decoder[Played | Finding] = msgspec.msgpack.Decoder(Played | Finding)  # type: ignore[arg-type]  # a union
+_REPLIES: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Explored | Played | Clean | Finding)  # type: ignore[arg-type]  # a union
+_TASK: msgspec.msgpack.Decoder[Task] = msgspec.msgpack.Decoder(Explore | Resume | Rules | Account | Corrupt)  # type: ignore[arg-type]  # a union
+
+encode = msgspec.msgpack.Encoder().encode
+decode_reply = _REPLIES.decode
+decode_task = _TASK.decode
 
 
 def perform(parent: AnyParent, task: Task) -> Reply:
     """Do a task; whatever the driver's code raises is a finding."""
     done: list[Operation] = []
+    return _told(lambda: _TASKS[type(task)](parent, task, done), done)
+
+
+def _told(work: Callable[[], Reply], done: list[Operation], saved_at: int | None = None) -> Reply:
+    """The reply, or the finding with what was done; ``saved_at`` operations of it came before the device was saved."""
     try:
-        return _TASKS[type(task)](parent, task, done)
+        return work()
     except Broken as error:
-        return Finding(str(error), tuple(done))
+        text = str(error)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - driver code: anything can come out of it
-        text = "".join(traceback.format_exception(error)).rstrip()
-        return Finding(f"{type(error).__name__} came out of the driver's code: {error}\n\n{text}", tuple(done))
+        trace = "".join(traceback.format_exception(error)).rstrip()
+        text = f"{type(error).__name__} came out of the driver's code: {error}\n\n{trace}"
+    at = len(done) if saved_at is None else saved_at
+    return Finding(text, tuple(done[:at]), None if saved_at is None else tuple(done[at:]))
 
 
 def _explore(parent: AnyParent, task: Explore, done: list[Operation]) -> Reply:
@@ -131,10 +146,9 @@ def _explore(parent: AnyParent, task: Explore, done: list[Operation]) -> Reply:
 
 def _point(player: Player, task: Explore) -> Point:
     checkpoint = player.save()
-    outcome = in_copy(lambda: _go_on(player, task.after, checkpoint.state))
-    if not isinstance(outcome, Played | Finding):
-        raise TypeError(f"a copy answered {outcome!r}")
-    return Point(tuple(player.done), checkpoint, outcome)
+    go_on = partial(_go_on, player, task.after, checkpoint.state)
+    outcome = in_copy(lambda: encode(_told(go_on, player.done, len(player.done))))
+    return Point(tuple(player.done), checkpoint, _OUTCOMES.decode(outcome))
 
 
 def _resume(parent: AnyParent, task: Resume, done: list[Operation]) -> Reply:
@@ -203,40 +217,3 @@ _TASKS: dict[type, Callable[[AnyParent, Any, list[Operation]], Reply]] = {  # An
     Account: _account,
     Corrupt: _corrupt,
 }
-
-
-# --- copies of the process --------------------------------------------------------------------------------------
-
-
-def in_copy(work: Callable[[], Reply]) -> Reply:
-    """What ``work`` answers in a copy of this process; a copy that dies is a finding."""
-    outgoing, incoming = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(outgoing)
-        _answer(incoming, work)
-    os.close(incoming)
-    with os.fdopen(outgoing, "rb") as pipe:
-        data = pipe.read()
-    _pid, status = os.waitpid(pid, 0)
-    if status:
-        return Finding(_ended(status))
-    return _REPLIES.decode(data)
-
-
-def _answer(pipe: int, work: Callable[[], Reply]) -> None:
-    """The copy's whole life."""
-    status = 1
-    try:
-        limit_copy()
-        try:
-            reply: Reply = work()
-        except Broken as error:
-            reply = Finding(str(error))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - driver code: anything can come out of it
-            reply = Finding("".join(traceback.format_exception(error)))
-        with os.fdopen(pipe, "wb") as file:
-            file.write(msgspec.msgpack.encode(reply))
-        status = 0
-    finally:
-        os._exit(status)

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF012 - declarations
 """Parents: pools, profiles and types, and the accounts that follow from them."""
 
 import inspect
@@ -22,6 +21,7 @@ from mdev_user.driver import (
     PciId,
     Pool,
     Profile,
+    attribute,
     pending,
 )
 from mdev_user.driver.pools import Accounts, shown
@@ -61,6 +61,48 @@ def test_types_are_described_by_their_profile() -> None:
     ]
     assert Card.driver_name == "sample"
     assert Card.types["small"] == Slice(1, 16 * MiB)
+
+
+class Clocked(Parent[Slice]):
+    """With files of its own."""
+
+    function = Sample
+    lanes, buffer = Pool(8), Pool(8)
+    types = {"one": Slice(1, 1)}
+    clock = Attribute(100, unit="MHz", range=(10, 400), group="engine")
+
+    @attribute(group="engine")
+    def period(self) -> int:
+        return 1000 // self.clock
+
+
+def test_attributes_of_a_parent_are_its_own_files() -> None:
+    first, second = Clocked(), Clocked()
+    clock, period = first.parent_attributes
+    assert (clock.group, clock.name, clock.writable, period.name, period.writable) == (
+        "engine", "clock", True, "period", False,
+    )  # fmt: skip
+    first.store_parent(clock, b"200\n")
+    assert (first.show_parent(clock), first.show_parent(period)) == ("200\n", "5\n")
+    assert second.show_parent(clock) == "100\n"
+    with pytest.raises(InvalidValue, match="clock: expected 10 to 400 MHz, given 9"):
+        first.store_parent(clock, b"9")
+    with pytest.raises(InvalidValue, match="period cannot be written"):
+        first.store_parent(period, b"9")
+
+
+def test_fields_of_a_profile_that_are_no_pools_are_settings() -> None:
+    @dataclass(frozen=True)
+    class Sized(Slice):
+        resolution: str = "640x480"
+
+    class Display(Parent[Slice]):
+        function = Sample
+        lanes, buffer = Pool(8), Pool(8)
+        types = {"hd": Sized(1, 1, resolution="1920x1080", pretty_name="HD", description="")}
+
+    (told,) = Display().mdev_types
+    assert (told.pretty_name, told.description) == ("HD", None)
 
 
 def test_sizes_are_shown_in_their_unit() -> None:
@@ -217,14 +259,6 @@ def type_no_profile() -> None:
         types = {"one": 1}  # type: ignore[dict-item]  # the mistake
 
 
-def attribute_of_a_parent() -> None:
-    class Wrong(Parent[Slice]):
-        function = Sample
-        lanes, buffer = Pool(8), Pool(8)
-        types = {"one": Slice(1, 1)}
-        clock = Attribute(1)
-
-
 def size_misspelt() -> None:
     class Sized(Sample):
         frame = Memory(index=0, size=lambda profile: profile.bufer)
@@ -250,7 +284,6 @@ def negative_pool() -> None:
         (type_too_large, "Wrong: types['one']: lanes: expected a number from 0 to 8, the pool's, given 9"),
         (type_of_nothing, "Wrong: types['one'] takes nothing of any pool"),
         (type_no_profile, "Wrong: types['one']: expected a Profile, given 1"),
-        (attribute_of_a_parent, "Wrong.clock: an Attribute is a Function's"),
         (size_misspelt, "frame: size: 'Slice' object has no attribute 'bufer'"),
         (negative_pool, "Pool: expected a number of at least 0, given -1"),
         (field_missing, "Wrong: types['one']: Narrow has no field buffer; add it: buffer: int"),

@@ -203,7 +203,7 @@ def job_of_anything() -> None:
         identity = ID
 
         @job()
-        async def work(self, value) -> None: ...  # type: ignore[no-untyped-def]  # the mistake
+        async def work(self, value) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001 - the mistake
 
 
 def job_of_many() -> None:

@@ -34,6 +34,8 @@ CALLS: list[Call] = [
     wire.GetAvailable("mtty", "mtty-1"),
     wire.Show(UUID_, ATTRIBUTE),
     wire.Store(UUID_, ATTRIBUTE, bytes(range(256))),
+    wire.ShowParent("mtty", ATTRIBUTE),
+    wire.StoreParent("mtty", ATTRIBUTE, b"\0"),
     wire.Inspect(UUID_),
     wire.Disconnect(UUID_),
     wire.ListValues(UUID_),

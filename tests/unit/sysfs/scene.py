@@ -40,6 +40,10 @@ class Mtty(LifecycleOps):
         MdevAttribute("vendor", "speed", writable=True),
         MdevAttribute("", "secret", readable=False, writable=True),
     )
+    parent_attributes = (
+        MdevAttribute("mtty_dev", "sample_mtty_dev"),
+        MdevAttribute("", "clock", writable=True),
+    )
 
     def __init__(self, ports: int = 24) -> None:
         self.free = ports
@@ -70,6 +74,14 @@ class Mtty(LifecycleOps):
 
     @override
     def store(self, mdev: Mdev, attribute: MdevAttribute, data: bytes) -> None:
+        self.stored.append(data)
+
+    @override
+    def show_parent(self, attribute: MdevAttribute) -> str:
+        return "This is phy device\n" if attribute.name == "sample_mtty_dev" else "100\n"
+
+    @override
+    def store_parent(self, attribute: MdevAttribute, data: bytes) -> None:
         self.stored.append(data)
 
 

@@ -95,6 +95,8 @@ def test_a_type_without_description_has_no_such_file(scene: Scene) -> None:
         (f"{DEVICE}/vendor/sample_mdev_dev", 0o444),
         (f"{DEVICE}/vendor/speed", 0o644),
         (f"{DEVICE}/secret", 0o200),
+        ("devices/virtual/mtty/mtty/mtty_dev/sample_mtty_dev", 0o444),
+        ("devices/virtual/mtty/mtty/clock", 0o644),
         (f"{DRIVER}/bind", 0o200),
         (f"{DRIVER}/unbind", 0o200),
         (f"{DRIVER}/uevent", 0o200),
@@ -265,3 +267,11 @@ def test_exhausted_parents_answer_as_they_count(scene: Scene) -> None:
     scene.mtty.free = 1
     assert store(scene, f"{MTTY_TYPES}/mtty-2/create", str(uuid_of(9)).encode()) == -errno.ENOSPC
     assert store(scene, f"{MTTY}/create", str(uuid_of(0)).encode()) == -errno.EEXIST
+
+
+def test_files_of_a_parent_are_the_drivers(scene: Scene) -> None:
+    folder = "devices/virtual/mtty/mtty"
+    assert show(scene, f"{folder}/mtty_dev/sample_mtty_dev") == "This is phy device\n"
+    assert show(scene, f"{folder}/clock") == "100\n"
+    assert store(scene, f"{folder}/clock", b"200\n") == 4
+    assert scene.mtty.stored == [b"200\n"]

@@ -1,0 +1,61 @@
+"""``mdev-user new``: a complete small driver and its test, to begin with."""
+
+import keyword
+import re
+import sys
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from mdev_user.cli.output import print_line
+from mdev_user.errors import AlreadyExists, ConfigError
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_CLASS_NAMES = re.compile(r"\b[A-Z]\w*")
+_OTHERS = {"mdev_user", "conftest", "pytest"}
+
+
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The driver's name: a lower-case identifier.")],
+) -> None:
+    """Write NAME.py, a complete parent driver, and test_NAME.py, its test, into the current folder."""
+    _check(name)
+    written = {Path(f"{name}.py"): "driver.py.txt", Path(f"test_{name}.py"): "test_driver.py.txt"}
+    for path in written:
+        if path.exists() or path.is_symlink():
+            raise AlreadyExists(f"{path} is there already and is not overwritten; choose another name or folder")
+    for path, template in written.items():
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(_filled(template, name))
+        except OSError as error:
+            raise ConfigError(f"{path.absolute()} cannot be written: {error.strerror}") from None
+        print_line(str(path))
+    print_line(f"Next: pytest test_{name}.py; mdev-user serve ./{name}.py:Card")
+
+
+def _check(name: str) -> None:
+    if not _NAME.fullmatch(name) or keyword.iskeyword(name):
+        raise ConfigError(
+            f"expected a name of lower-case letters, digits and _, the first a letter, that Python does not use "
+            f"itself, such as lamp; given {name!r}"
+        )
+    if name.startswith("test_"):
+        raise ConfigError(f"{name}.py would be taken for a test; choose a name that does not begin with test_")
+    if name in sys.stdlib_module_names or name in _OTHERS:
+        raise ConfigError(f"{name}.py would hide the module {name} from every program here; choose another name")
+
+
+def _filled(template: str, name: str) -> str:
+    text = files("mdev_user.cli").joinpath("templates", template).read_text(encoding="utf-8")
+    return Template(text).substitute(name=name, Name=_class_name(name))
+
+
+def _class_name(name: str) -> str:
+    """``RingLamp`` for ring_lamp; a name that the driver's file has already is made longer."""
+    found = "".join(word.capitalize() for word in name.split("_"))
+    driver = files("mdev_user.cli").joinpath("templates", "driver.py.txt").read_text(encoding="utf-8")
+    return f"{found}Device" if found in _CLASS_NAMES.findall(driver) else found
