@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.complete
+TESTS  := $(VENV)/.complete-tests
 
 .PHONY: setup demo test check bench format clean system
 
@@ -17,13 +18,19 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	@touch $@
 
+$(TESTS): $(STAMP)
+	@echo "setup: installing what only the tests run"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group test
+	@touch $@
+
 system:
 	@scripts/install-system-packages
 
 demo: setup system
 	$(BIN)/mdev-user demo
 
-test: setup system
+test: setup $(TESTS)
+	@scripts/install-system-packages test
 	$(BIN)/python -m mdev_user.guests
 	MDEV_USER_REQUIRE_CORE=1 $(BIN)/pytest
 

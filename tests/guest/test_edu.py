@@ -50,14 +50,22 @@ class Scene:
     guest: Guest
     edus: tuple[UUID, UUID]
 
+    def load(self) -> None:
+        """Make a guest that has just booted ready for the tests."""
+        insert = (f"insmod /lib/{Path(name).name}.ko" for name in MODULES)
+        self.guest.run("\n".join(["set -e", "chmod +x /bin/edu_program", *insert]))
+
     def run(self, way: str, steps: str, number: int = EDU) -> list[str]:
         """What the program prints, a line for each step that has something to say."""
         return self.guest.run(f"/bin/edu_program {way} {number} {LONG} {steps}").splitlines()
 
+    def bind(self, driver: str, number: int = EDU) -> None:
+        self._shell(number, f"echo {driver} >driver_override; echo $edu >/sys/bus/pci/drivers_probe; cd driver")
+
     @contextmanager
     def driven(self, driver: str, number: int = EDU) -> Iterator[None]:
         """The driver is bound to the edu meanwhile."""
-        self._shell(number, f"echo {driver} >driver_override; echo $edu >/sys/bus/pci/drivers_probe; cd driver")
+        self.bind(driver, number)
         try:
             yield
         finally:
@@ -95,8 +103,9 @@ def scene(rig: Rig, program: bytes) -> Iterator[Scene]:
         devices = [argument for each in edus for argument in device_arguments(daemon.run_dir.socket(each))]
         files = {**modules, "/bin/edu_program": program}
         with Guest(rig, files=files, arguments=[*IOMMU, *devices, *PASS_THROUGH]) as guest:
-            guest.run("\n".join(["set -e", "chmod +x /bin/edu_program", *(f"insmod {path}" for path in modules)]))
-            yield Scene(daemon, guest, edus)
+            made = Scene(daemon, guest, edus)
+            made.load()
+            yield made
 
 
 def module(rig: Rig, name: str) -> bytes:

@@ -349,4 +349,4 @@ ADMIN: Commands = {
 class Card(Parent[Slice]):
     function = Disk
     blocks = Pool(1 << 15)
-    types = {"1m": Slice(blocks=2048), "4m": Slice(blocks=8192)}  # noqa: RUF012 - as Parent says
+    types = {"1m": Slice(blocks=2048), "4m": Slice(blocks=8192)}

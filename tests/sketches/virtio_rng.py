@@ -136,7 +136,7 @@ class Rng(Function[Share]):
 
     async def fill(self, index: int) -> int:
         """Fill the buffers of one chain; how many bytes were stored."""
-        total = 0
+        total: int = 0
         for _ in range(self.size):
             if index >= self.size:
                 raise GuestError(f"descriptor {index} of {self.size}")
@@ -147,7 +147,7 @@ class Rng(Function[Share]):
             length = min(length, self.profile.chunk - total)
             await self.dma.write(address, os.urandom(length))
             total += length
-            if not flags & NEXT:
+            if not int(flags) & NEXT:
                 return total
         raise GuestError(f"a chain of more than {self.size} descriptors")
 
@@ -178,7 +178,7 @@ class Vectored(Rng):
 class Card(Parent[Share]):
     function = Rng
     chunk = Pool(4096)
-    types = {"small": Share(chunk=64), "large": Share(chunk=1024)}  # noqa: RUF012 - as Parent says
+    types = {"small": Share(chunk=64), "large": Share(chunk=1024)}
 
 
 class VectoredCard(Card):

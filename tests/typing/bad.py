@@ -33,7 +33,7 @@ T = TypeVar("T")
 def write(ref: Ref[T], value: T) -> None: ...
 
 
-@on_write(Regs.nubmer)  # mistake (mypy, pyright, import): misspelt register
+@on_write(Regs.nubmer)  # mistake (mypy, pyright, import): misspelt register of a hook
 def misspelt_register(self: Engine, value: int) -> None: ...
 
 

@@ -6,7 +6,7 @@ from mdev_user.vfio.inspection import FieldValue, NamedValue
 from mdev_user.vfio.requests import Region
 
 _COMPUTED = "computed"
-_CLOSED = "Nobody has the mdev open: this is what its last user left, and a reset away from what the next one gets."
+_CLOSED = "Nobody has the mdev open: these values were left there, and it is reset before the next user sees it."
 
 
 def print_values(view: ValuesView, output: Output) -> None:

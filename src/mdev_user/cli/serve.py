@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mdev_user.cli.output import RunDirOption
-from mdev_user.daemon.config import Given, LogLevel, load_config
+from mdev_user.daemon.config import Given, LogLevel, Reload, load_config
 
 ParentArguments = Annotated[
     list[str] | None,
@@ -23,10 +23,21 @@ def serve(
     parents: ParentArguments = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML configuration.")] = None,
     run_dir: RunDirOption = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Load a parent's FILE.py again when it changes, while guests run.")
+    ] = False,
     log_level: Annotated[LogLevel | None, typer.Option(help="The least severe message logged (default: info).")] = None,
 ) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
-    loaded = load_config(config, Given(run_dir=run_dir, log_level=log_level, parents=tuple(parents or ())))
+    loaded = load_config(
+        config,
+        Given(
+            run_dir=run_dir,
+            log_level=log_level,
+            reload=Reload.CHANGED if reload else None,
+            parents=tuple(parents or ()),
+        ),
+    )
     # `--help` imports this file; the web server would take it half a second.
     from mdev_user.daemon.front import serve as serve_front  # noqa: PLC0415
 

@@ -55,6 +55,7 @@ PARENT_COLUMNS: tuple[Column[ParentView], ...] = (
     ("MDEVS", lambda row: row.mdevs),
     ("HOST PID", lambda row: row.host_pid),
     ("RESTARTS", lambda row: row.restarts),
+    ("RELOADS", lambda row: row.reloads),
     ("SPECIFICATION", lambda row: row.specification),
     ("REASON", lambda row: _one_line(row.reason)),
 )

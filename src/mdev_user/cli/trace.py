@@ -1,5 +1,6 @@
 """``mdev-user trace``: what a guest does with an mdev, while it does it."""
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -42,5 +43,6 @@ def trace(
 
 def _print(lines: Iterator[TraceLine], output: Form) -> None:
     for line in lines:
-        print_line(shown(line) if output is Form.TEXT else msgspec.json.encode(line).decode())
+        # json, and not msgspec's own: a guest's text stays ASCII, so that nothing in it steers a terminal
+        print_line(shown(line) if output is Form.TEXT else json.dumps(msgspec.to_builtins(line)))
         sys.stdout.flush()

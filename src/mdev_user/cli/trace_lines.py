@@ -20,8 +20,9 @@ def shown(line: TraceLine) -> str:
 def _access(line: TraceLine) -> str:
     decoded = line.decoded or Decoded()
     parts = [", ".join(map(_register, decoded.registers)) or _undecoded(line), *_remarks(line, decoded)]
-    changes = ", ".join(map(_change, decoded.changes))
-    return f"{line.kind[0]} {' '.join(parts)}" + (f"; {changes}" if changes else "")
+    effects = (("; ", decoded.changes), ("; before it ", decoded.meanwhile))
+    told = "".join(word + ", ".join(map(_change, changes)) for word, changes in effects if changes)
+    return f"{line.kind[0]} {' '.join(parts)}{told}"
 
 
 def _remarks(line: TraceLine, decoded: Decoded) -> Iterator[str]:

@@ -90,7 +90,8 @@ class Client:
                 response = connection.getresponse()
                 if response.status >= 300:
                     raise self._refused(response.read(MOST_ANSWER))
-            yield self._trace_lines(response)
+            with closing(response):  # which holds the socket, too
+                yield self._trace_lines(response)
 
     def register_parent(self, specification: str) -> ParentView:
         return self._call("POST", "/v1/parents", ParentView, {"specification": specification})

@@ -4,6 +4,7 @@
 run_dir = "/run/mdev-user"
 log_level = "info"          # debug, info, warning or error
 restart = "always"          # what happens to a host process that ended: always or never
+reload = "never"            # whether a driver's file is loaded again when it changes: changed or never
 
 [[parent]]
 driver = "mtty"             # an installed driver, or FILE.py:CLASS (a relative file is one of this file's folder)
@@ -33,6 +34,13 @@ class Restart(StrEnum):
     NEVER = "never"
 
 
+class Reload(StrEnum):
+    """Whether a parent goes on with what is in its driver's file now."""
+
+    CHANGED = "changed"
+    NEVER = "never"
+
+
 class LogLevel(StrEnum):
     """The least severe message that is logged."""
 
@@ -48,6 +56,7 @@ class Config(Struct, frozen=True, kw_only=True):
     run_dir: Path
     log_level: LogLevel
     restart: Restart
+    reload: Reload
     parents: tuple[ParentSpecification, ...]
 
 
@@ -56,6 +65,7 @@ class Given(Struct, frozen=True, kw_only=True):
 
     run_dir: Path | None = None
     log_level: LogLevel | None = None
+    reload: Reload | None = None
     parents: Sequence[str] = ()
 
 
@@ -73,12 +83,14 @@ def load_config(file: Path | None, given: Given) -> Config:
     # The file is checked as a whole, also where the command line is over it.
     run_dir = _take(where, keys, "run_dir", lambda value: folder / value)
     log_level = _take(where, keys, "log_level", LogLevel)
+    reload = _take(where, keys, "reload", Reload)
     from_file = _parents(where, keys.get("parent", []), folder)
     from_arguments = _by_name("", [parse_parent(text) for text in given.parents])
     return Config(
         run_dir=(given.run_dir or run_dir or default_run_dir()).absolute(),
         log_level=given.log_level or log_level or LogLevel.INFO,
         restart=_take(where, keys, "restart", Restart) or Restart.ALWAYS,
+        reload=given.reload or reload or Reload.NEVER,
         parents=tuple((from_file | from_arguments).values()),
     )
 
@@ -88,6 +100,7 @@ _KEYS: Mapping[str, str] = {
     "run_dir": "the path of a folder",
     "log_level": "one of " + ", ".join(LogLevel),
     "restart": "one of " + ", ".join(Restart),
+    "reload": "one of " + ", ".join(Reload),
     "parent": "[[parent]] tables",
 }
 
@@ -122,7 +135,7 @@ def _take(where: str, keys: Mapping[str, object], key: str, convert: Callable[[s
 
 
 def _choices(key: str) -> list[str]:
-    choices: Mapping[str, type[StrEnum]] = {"log_level": LogLevel, "restart": Restart}
+    choices: Mapping[str, type[StrEnum]] = {"log_level": LogLevel, "restart": Restart, "reload": Reload}
     return [each.value for each in choices[key]] if key in choices else []
 
 

@@ -104,7 +104,7 @@ class ControlServer:
     def __init__(self, operations: Operations, path: Path) -> None:
         self._path = path
         config = uvicorn.Config(
-            make_app(operations),
+            make_app(operations, lambda: self._server.should_exit),
             http="h11",
             ws="none",
             loop="asyncio",
@@ -162,9 +162,12 @@ def listening_socket(path: Path) -> socket.socket:
     return listener
 
 
-def make_app(operations: Operations) -> Starlette:
-    """The ASGI application; importable without a socket for tests and for the dashboard."""
-    api = _Api(operations)
+def make_app(operations: Operations, is_ending: Callable[[], bool]) -> Starlette:
+    """The ASGI application; importable without a socket for tests and for the dashboard.
+
+    Answers without an end, such as traces, end when ``is_ending`` is true.
+    """
+    api = _Api(operations, is_ending)
     routes = [
         Route("/v1/status", api.status, methods=["GET"]),
         Route("/v1/parents", api.parents, methods=["GET"]),
@@ -193,8 +196,9 @@ def make_app(operations: Operations) -> Starlette:
 class _Api:
     """One method per route: decode, call the operation in a thread, encode."""
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, operations: Operations, is_ending: Callable[[], bool]) -> None:
         self._operations = operations
+        self._is_ending = is_ending
         self._reads = CapacityLimiter(MOST_READS)
         self._changes = CapacityLimiter(MOST_CHANGES)
         self._traces = CapacityLimiter(MOST_TRACES)
@@ -233,7 +237,7 @@ class _Api:
         )
 
     async def _lines(self, trace: Trace) -> AsyncIterator[bytes]:
-        while True:
+        while not self._is_ending():
             try:
                 lines = await to_thread.run_sync(trace.read, limiter=self._traces, abandon_on_cancel=True)
             except (MdevUserError, OSError) as error:

@@ -13,10 +13,11 @@ from uuid import UUID, uuid4
 from msgspec.structs import asdict
 
 from mdev_user import __version__
-from mdev_user.daemon.config import Config
+from mdev_user.daemon.config import Config, Reload
 from mdev_user.daemon.control import ControlServer
 from mdev_user.daemon.notify import notify
 from mdev_user.daemon.parents import Parents
+from mdev_user.daemon.reload import FileWatch
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.daemon.specification import parse_parent
 from mdev_user.daemon.views import ClientView, DaemonView, MdevDetail, MdevView, ParentView, TypeView, ValuesView
@@ -223,10 +224,14 @@ def serve(config: Config) -> int:
         _log.error("cannot register a parent: %s", error)
         front.stop()
         return 1
+    watch = FileWatch(front.registered.files, front.registered.reload)
+    if config.reload is Reload.CHANGED:
+        watch.start()
     notify("READY=1")
     _log.info("serving %d parents; run directory %s", len(config.parents), front.run_dir.path)
     signals.recv(1)
     notify("STOPPING=1")
+    watch.stop()
     front.stop()
     return 0
 

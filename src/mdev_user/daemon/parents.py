@@ -46,6 +46,7 @@ class _Parent:
     restarting: bool = False
     """A thread is at it."""
     restarts: int = 0
+    reloads: int = 0
     pause: float = _FIRST_PAUSE
 
 
@@ -76,6 +77,23 @@ class Parents:
             self._release_host(specification.host)
             raise
 
+    def reload(self, name: str) -> None:
+        """Let a parent go on with what is in its driver's file now. What is wrong with that is logged and shown."""
+        with self._lock:
+            record = self._parents.get(name)
+        parent = record.registered if record is not None else None
+        if record is None or parent is None or not isinstance(parent.ops, RemoteParent):
+            return
+        try:
+            lost = parent.ops.reload()
+        except (MdevUserError, OSError) as error:
+            record.reason = f"not reloaded, the old driver goes on: {error}"
+            _log.error("parent %s: %s", name, record.reason)
+            return
+        record.reason = lost
+        record.reloads += 1
+        _log.info("parent %s: reloaded%s", name, f"; {lost}" if lost else "")
+
     def unregister(self, name: str) -> None:
         """Remove the parent's mdevs (waits for those in use), then the parent, then a host that nobody needs."""
         with self._lock:
@@ -88,6 +106,12 @@ class Parents:
             self._parents.pop(name, None)
         self._unregister(record)  # a restart may have brought it back meanwhile, and brings back no more
         self._release_host(record.specification.host)
+
+    def files(self) -> dict[str, Path]:
+        """The drivers' files of the parents that have one, by the parent's name."""
+        with self._lock:
+            found = {name: each.specification.file for name, each in self._parents.items()}
+        return {name: file for name, file in found.items() if file is not None}
 
     def views(self) -> list[ParentView]:
         with self._lock:
@@ -219,6 +243,7 @@ class Parents:
             reason=record.reason,
             host_pid=ops.host.pid if isinstance(ops, RemoteParent) else None,
             restarts=record.restarts,
+            reloads=record.reloads,
             mdevs=parent.instances if parent is not None else 0,
         )
 

@@ -19,7 +19,7 @@ class TypeView(Struct, frozen=True, kw_only=True):
 class ParentView(Struct, frozen=True, kw_only=True):
     """A parent that was asked for; ``state`` is registered, restarting or failed.
 
-    ``reason`` is why it is not registered, or why its host was last started again.
+    ``reason`` is why it is not registered, why its host was last started again, or what was wrong with a reload.
     """
 
     name: str
@@ -29,6 +29,7 @@ class ParentView(Struct, frozen=True, kw_only=True):
     reason: str
     host_pid: int | None
     restarts: int
+    reloads: int
     mdevs: int
 
 

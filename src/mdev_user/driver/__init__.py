@@ -14,6 +14,7 @@ from mdev_user.driver.interrupts import INTX, MSI, MSIX, Interrupt, Message, pen
 from mdev_user.driver.jobs import job, worker
 from mdev_user.driver.members import declarations
 from mdev_user.driver.memory import Memory
+from mdev_user.driver.offload import offload
 from mdev_user.driver.parent import Parent
 from mdev_user.driver.parts import Part, Parts
 from mdev_user.driver.pools import Pool, Profile
@@ -155,6 +156,7 @@ __all__ = [
     "attribute",
     "declarations",
     "job",
+    "offload",
     "on_read",
     "on_read_each",
     "on_write",

@@ -1,7 +1,8 @@
 # ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
 """Attributes of an mdev or a parent: files in its sysfs directory, as typed values."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from enum import Enum
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
@@ -89,12 +90,14 @@ class Attribute(Readable, Generic[T]):
         return value
 
     def __set__(self, obj: Settings, value: T) -> None:
-        obj._settings[self._name] = self._in_range(self._kind.checked(value), DriverError)
+        is_state = not self._writable
+        obj._settings[self._name] = self._in_range(self._kind.checked(value), DriverError) if is_state else value
 
     @override
     def _settle_types(self, owner: str) -> None:
-        self._kind = Kind(f"{owner}.{self._name}", type(self._initial))
-        self._reset = encoded(self._initial)
+        if not self._writable:
+            self._kind = Kind(f"{owner}.{self._name}", type(self._initial))
+            self._reset = encoded(self._initial)
 
     def _save(self, value: object) -> bytes | None:
         """What is saved of its value; None for one that it has from the start."""
@@ -121,6 +124,16 @@ class Attribute(Readable, Generic[T]):
 def initial_settings(readables: Iterable[Readable]) -> dict[str, Any]:  # Any: values of all declared types
     """What an operator finds before anything was written."""
     return {each._name: each._initial for each in readables if isinstance(each, Attribute)}
+
+
+def carry_settings(
+    readables: Iterable[Readable], old: Mapping[str, object], new: dict[str, Any]
+) -> None:  # Any: values of all declared types
+    """Take over what an operator wrote for an older class, as far as this one takes it."""
+    for each in readables:
+        if isinstance(each, Attribute) and each._writable and each._name in old:
+            with suppress(InvalidValue):
+                new[each._name] = each._parsed(_text(old[each._name]))
 
 
 class Computed(Readable, Generic[T]):

@@ -4,8 +4,9 @@
 While an access is looked at, numbers are copied and nothing else: everything that takes time is done when it is told.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from mdev_user.driver.live import LiveBar, field_values, live_bars
@@ -46,81 +47,84 @@ _Difference = tuple[str, Slot, int, int]
 """The name of the bar; a register of it, its old value and its new one."""
 
 
-class _Compared:
-    """The registers of a bar that are compared before and after an access."""
-
-    __slots__ = ("_bar", "_indexes")
-
-    def __init__(self, bar: LiveBar, touched: list[int]) -> None:
-        self._bar = bar
-        self._indexes = None if len(bar.values) <= _SMALL else touched
-
-    def now(self) -> list[int]:
-        values, indexes = self._bar.values, self._indexes
-        return list(values) if indexes is None else [values[index] for index in indexes]
-
-    def differences(self, before: list[int], after: list[int]) -> Iterator[_Difference]:
-        indexes = range(len(before)) if self._indexes is None else self._indexes
-        for index, old, new in zip(indexes, before, after, strict=True):
-            if old != new:
-                yield self._bar.name, self._bar.layout.slots[index], old, new
-
-
 class DeviceDecoder:
     """The `Decoder` of one device."""
 
     def __init__(self, device: "Device") -> None:
         self._bars = {bar.region: bar for bar in live_bars(device)}
         self._pages = _pages(device)
+        self._small = [bar for bar in self._bars.values() if len(bar.values) <= _SMALL]
+        self.last = self.now()
+        """After the last access."""
 
     def look(self, region: int, offset: int, count: int, *, written: bool) -> "AccessSighting":
         bar = self._bars.get(region)
-        shown = min(count, MOST_DECODED)
-        pieces = list(_pieces(self._pages.get(region, ()), bar, range(offset, offset + shown), written=written))
-        touched = [piece.what.index for piece in pieces if isinstance(piece.what, Slot)]
-        compared = [_Compared(each, touched if each is bar else []) for each in self._bars.values()]
-        return AccessSighting(bar.name if bar else "", pieces, shown < count, compared)
+        access = range(offset, offset + min(count, MOST_DECODED))
+        pieces = list(_pieces(self._pages.get(region, ()), bar, access, written=written))
+        return AccessSighting(self, bar, pieces, offset, left_out=count > MOST_DECODED)
+
+    def now(self) -> list[list[int]]:
+        """The values of all registers, those of large bars excepted."""
+        return [list(bar.values) for bar in self._small]
+
+    def differences(self, before: list[list[int]], after: list[list[int]]) -> Iterator[_Difference]:
+        if before == after:
+            return
+        for bar, old_values, new_values in zip(self._small, before, after, strict=True):
+            slots = bar.layout.slots
+            for slot, old, new in zip(slots, old_values, new_values, strict=True):
+                if old != new:
+                    yield bar.name, slot, old, new
+
+    def is_large(self, bar: LiveBar) -> bool:
+        """Whether only those of its registers are compared that an access touches."""
+        return len(bar.values) > _SMALL
 
 
 class AccessSighting:
     """The `Sighting` of one access."""
 
-    __slots__ = ("_before", "_differences", "_left_out", "_name", "_pieces")
+    __slots__ = ("_before", "_begin", "_changes", "_decoder", "_left_out", "_meanwhile", "_name", "_pieces", "_touched")
 
     def __init__(
-        self,
-        name: str,
-        pieces: list[_Piece],
-        left_out: bool,  # noqa: FBT001 - a fact, not a switch
-        compared: list[_Compared],
+        self, decoder: DeviceDecoder, bar: LiveBar | None, pieces: list[_Piece], begin: int, *, left_out: bool
     ) -> None:
-        """``name`` is the bar's; ``compared`` are registers that the access may change."""
-        self._name, self._pieces, self._left_out = name, pieces, left_out
-        self._before = [(each, each.now()) for each in compared]
-        self._differences: list[_Difference] = []
+        """``begin`` is the offset of the access; ``left_out`` whether ``pieces`` are not all of it."""
+        self._decoder, self._pieces, self._begin, self._left_out = decoder, pieces, begin, left_out
+        self._name = bar.name if bar else ""
+        self._before = decoder.now()
+        self._meanwhile = self._bounded(decoder.differences(decoder.last, self._before))
+        self._changes: list[_Difference] = []
+        self._touched: list[tuple[LiveBar, Slot, int]] = []
+        if bar is not None and decoder.is_large(bar):
+            slots = [piece.what for piece in pieces if isinstance(piece.what, Slot)]
+            self._touched = [(bar, slot, bar.values[slot.index]) for slot in slots]
 
     def end(self) -> None:
-        for compared, before in self._before:
-            after = compared.now()
-            if after != before:
-                self._differences += compared.differences(before, after)
-        self._before = []
-        self._left_out |= len(self._differences) > MOST_CHANGES
-        del self._differences[MOST_CHANGES:]
+        self._decoder.last = after = self._decoder.now()
+        changes = self._decoder.differences(self._before, after)
+        large = ((bar.name, slot, old, bar.values[slot.index]) for bar, slot, old in self._touched)
+        self._changes = self._bounded(chain(changes, (each for each in large if each[2] != each[3])))
+        self._before, self._touched = [], []
 
     def tell(self, data: bytes) -> Decoded:
-        begin = self._pieces[0].start if self._pieces else 0
         touched = [
-            _touched(self._name, piece, data[piece.start - begin : piece.end - begin])
+            _touched(self._name, piece, data[piece.start - self._begin : piece.end - self._begin])
             for piece in self._pieces
             if piece.what is not None
         ]
         return Decoded(
             registers=tuple(touched),
-            changes=tuple(change for each in self._differences for change in _changes(*each)),
+            changes=_told(self._changes),
+            meanwhile=_told(self._meanwhile),
             unmodelled=any(piece.what is None for piece in self._pieces),
             left_out=self._left_out,
         )
+
+    def _bounded(self, differences: Iterable[_Difference]) -> list[_Difference]:
+        found = list(islice(differences, MOST_CHANGES + 1))
+        self._left_out |= len(found) > MOST_CHANGES
+        return found[:MOST_CHANGES]
 
 
 def _pages(device: "Device") -> dict[int, list[_Page]]:
@@ -175,6 +179,10 @@ def _touched(bar: str, piece: _Piece, data: bytes) -> TouchedRegister:
     return TouchedRegister(f"{bar}.{slot.name}", value, size, skipped, fields)
 
 
+def _told(differences: Iterable[_Difference]) -> tuple[Change, ...]:
+    return tuple(change for each in differences for change in _changes(*each))
+
+
 def _changes(bar: str, slot: Slot, old: int, new: int) -> Iterator[Change]:
     """By field where only fields changed, else the register."""
     name, full = f"{bar}.{slot.name}", slot.full
@@ -189,4 +197,9 @@ def _changes(bar: str, slot: Slot, old: int, new: int) -> Iterator[Change]:
 
 
 def _shown(field: FieldValue) -> str:
-    return field.member or f"{field.value or 0:#x}"
+    return field.member or _shown_bits(field.value or 0)
+
+
+def _shown_bits(value: int) -> str:
+    """A bit is 0 or 1, anything larger hexadecimal."""
+    return str(value) if value < 2 else hex(value)

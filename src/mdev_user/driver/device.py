@@ -115,17 +115,25 @@ class Device(DeviceOps):
 
     @override
     def open_device(self, device: VfioDevice) -> None:
-        self._vfio, self._counters = device, device.counters
         self._pci.open(device)
+        self._take_user(device)
+        self._reset(ResetKind.POWER_ON)
+        for each in self.units.values():
+            each.opened()
+        self.settle()
+
+    def adopt_user(self, device: VfioDevice, pci: PciFunction) -> None:
+        """Serve the user of another device, whose eventfds ``pci`` has; `load` or a reset comes next."""
+        self._pci.adopt_user(pci)
+        self._take_user(device)
+
+    def _take_user(self, device: VfioDevice) -> None:
+        self._vfio, self._counters = device, device.counters
         for (region, offset), (unit, memory) in self._memories.items():
             view = device.memory(region, self._sizes[region])[offset:]
             unit._state[memory._name] = view[: memory._bytes(unit.profile)]
         for levels in self._levels:
             levels.lower()
-        self._reset(ResetKind.POWER_ON)
-        for each in self.units.values():
-            each.opened()
-        self.settle()
 
     @override
     def close_device(self) -> None:

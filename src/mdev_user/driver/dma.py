@@ -18,6 +18,10 @@ async def sleep(seconds: float) -> None:
     await Sleep(seconds)
 
 
+class Unbounded(DmaFault):
+    """A transfer that no driver asks for: of a negative length, or longer than `LARGEST_TRANSFER`."""
+
+
 class Dma:
     """The guest's memory, for jobs, while the function may be bus master.
 
@@ -41,11 +45,12 @@ class Dma:
 
     def _check(self, address: int, length: int) -> None:
         if not self._device.is_bus_master:
-            raise self._fault(f"DMA of {length} bytes at {address:#x}: the guest has not enabled bus mastering")
+            raise self._fault(
+                DmaFault(f"DMA of {length} bytes at {address:#x}: the guest has not enabled bus mastering")
+            )
         if not 0 <= length <= LARGEST_TRANSFER:
-            raise self._fault(f"DMA of {length} bytes at {address:#x}: expected 0 to {LARGEST_TRANSFER}")
+            raise self._fault(Unbounded(f"DMA of {length} bytes at {address:#x}: expected 0 to {LARGEST_TRANSFER}"))
 
-    def _fault(self, message: str) -> DmaFault:
-        fault = DmaFault(message)
+    def _fault(self, fault: DmaFault) -> DmaFault:
         self._device.refuse(fault)
         return fault

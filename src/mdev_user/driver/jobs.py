@@ -147,10 +147,10 @@ class Parameters:
         """The arguments that were saved; StateError when they are not those of this job."""
         for name in saved:
             if name not in self.kinds:
-                raise StateError(f"{self._what} has no parameter {name}{likeliest(name, self.kinds)}")
+                raise StateError(f"{self._what} has no parameter {name!r:.80}{likeliest(name[:80], self.kinds)}")
         for name in self._required:
             if name not in saved:
-                raise StateError(f"{self._what}: expected an argument {name}, given {', '.join(saved) or 'none'}")
+                raise StateError(f"{self._what}: expected an argument {name}, given {len(saved)} others")
         return {name: kind.decode(saved[name]) for name, kind in self.kinds.items() if name in saved}
 
 
@@ -165,14 +165,7 @@ def job(*, busy: Ref[bool] | None = None, limit: int = 1) -> _Decorator:
     guest starts them, so there must be an end); a call beyond that starts nothing and is counted as a guest's error. A
     GuestError that leaves a job ends it and is counted. A reset, and the end of the device's use, cancel it.
     """
-    if busy is not None and not (isinstance(busy, Ref) and busy.is_bit and busy.place.bar and not busy.place.repeated):
-        raise DriverError(f"@job: busy: expected a Flag of a register, such as Regs.status.busy, given {busy!s}")
-    if not (isinstance(limit, int) and 1 <= limit <= MOST_PENDING):
-        raise DriverError(f"@job: limit: expected 1 to {MOST_PENDING}, given {limit!r}")
-    if busy is not None and limit != 1:
-        raise DriverError(f"@job: with busy only one is under way at a time: limit={limit!r} contradicts it")
-
-    return _decorator(Job, busy, limit)
+    return _decorator("job", Job, busy, limit)
 
 
 def worker(*, busy: Ref[bool] | None = None, limit: int = 1) -> _Decorator:
@@ -181,11 +174,18 @@ def worker(*, busy: Ref[bool] | None = None, limit: int = 1) -> _Decorator:
     One is under way for the same arguments: called meanwhile, it runs once more when it has ended, so that no ring of
     a doorbell is lost. ``limit`` is of different arguments: the number of queues.
     """
-    job(busy=busy, limit=limit)  # the same mistakes
-    return _decorator(Worker, busy, limit)
+    return _decorator("worker", Worker, busy, limit)
 
 
-def _decorator(kind: type[Job[Any]], busy: Ref[bool] | None, limit: int) -> _Decorator:  # Any: of whatever parameters
+# Any: of whatever parameters
+def _decorator(name: str, kind: type[Job[Any]], busy: Ref[bool] | None, limit: int) -> _Decorator:
+    if busy is not None and not (isinstance(busy, Ref) and busy.is_bit and busy.place.bar and not busy.place.repeated):
+        raise DriverError(f"@{name}: busy: expected a Flag of a register, such as Regs.status.busy, given {busy!s}")
+    if not (isinstance(limit, int) and 1 <= limit <= MOST_PENDING):
+        raise DriverError(f"@{name}: limit: expected 1 to {MOST_PENDING}, given {limit!r}")
+    if busy is not None and limit != 1:
+        raise DriverError(f"@{name}: with busy only one is under way at a time: limit={limit!r} contradicts it")
+
     def decorate(body: Callable[Concatenate[F, A], Coroutine[object, object, None]]) -> Job[A]:
         if not iscoroutinefunction(body):
             raise DriverError(f"{getattr(body, '__name__', body)}: a job is an async def")

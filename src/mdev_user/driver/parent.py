@@ -45,6 +45,8 @@ class Parent(MdevParentOps, Generic[P]):
             raise DriverError(f"{name}.function: expected a Function class, given {function!r}")
         cls._readables = {each._mdev_attribute: each for _name, each in of_kind(members, Readable)}  # noqa: SLF001 - our own
         cls.parent_attributes = tuple(cls._readables)
+        for each in cls._readables.values():
+            each._settle_types(name)  # noqa: SLF001 - our own
         cls._pools = dict(of_kind(members, Pool))
         check_types(name, cls._pools, getattr(cls, "types", None))
         if "driver_name" not in members:

@@ -8,6 +8,7 @@ state does not have is as after a reset.
 
 from collections.abc import Iterator
 from typing import Any, TypeAlias
+from zlib import crc32
 
 import msgspec
 
@@ -95,4 +96,4 @@ def _fields(path: str, fields: tuple[Any, ...], reserved: int) -> Iterator[tuple
 def _shown(data: bytes) -> object:
     """An initial value as JSON can say it."""
     value = decoded(data)
-    return value.hex() if isinstance(value, bytes) else msgspec.to_builtins(value)
+    return f"{len(value)} bytes, CRC-32 {crc32(value):#x}" if isinstance(value, bytes) else msgspec.to_builtins(value)

@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from mdev_user.driver.jobs import MOST_PENDING
-from mdev_user.driver.values import decoded, encoded
+from mdev_user.driver.values import decoded, encoded, told
 from mdev_user.errors import DriverError, StateError
 from mdev_user.units import MiB
 
@@ -115,7 +115,7 @@ def from_bytes(data: bytes, memory: int) -> Stream:
     try:
         return _DECODER.decode(memoryview(data)[_HEADER.size :])
     except (msgspec.MsgspecError, RecursionError, ValueError, TypeError) as error:
-        raise StateError(f"saved state: {error}") from error
+        raise StateError(f"saved state: {told(error)}") from error
 
 
 def upgraded(stream: Stream, driver: str, version: int, upgrades: Upgrades) -> Stream:
@@ -143,7 +143,9 @@ def _upgraded(snapshot: Snapshot, upgrades: Upgrades) -> Snapshot:
     try:
         made = upgrade(snapshot)
     except Exception as error:  # whatever an author's code raises on a stranger's state
-        raise StateError(f"{snapshot.driver}: the upgrade from state version {version}: {error!r}") from error
+        raise StateError(
+            f"{snapshot.driver}: the upgrade from state version {version}: {type(error).__name__}: {told(error)}"
+        ) from error
     if not isinstance(made, Snapshot):
         raise StateError(
             f"{snapshot.driver}: the upgrade from state version {version} returned {made!r:.80}: expected a Snapshot"
@@ -186,7 +188,7 @@ def closed(snapshot: Snapshot) -> Stream:
     try:
         return _DECODER.decode(encoded(made))  # what an upgrade made is checked as what came from outside
     except msgspec.MsgspecError as error:
-        raise StateError(f"{snapshot.driver}: what an upgrade made: {error}") from error
+        raise StateError(f"{snapshot.driver}: what an upgrade made: {told(error)}") from error
 
 
 def _open(values: Mapping[str, msgspec.Raw]) -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, get_args, overloa
 from typing_extensions import override
 
 from mdev_user.driver.members import Member
-from mdev_user.driver.values import Encoded, Kind, encoded, is_frozen, pairs_of, type_of
+from mdev_user.driver.values import Encoded, Fits, Kind, encoded, is_frozen, pairs_of, type_of
 from mdev_user.errors import DriverError, GuestError, StateError
 from mdev_user.regs.mistakes import number
 
@@ -71,6 +71,7 @@ class Saved(Value[T]):
     """
 
     _kind: Kind
+    _fits: Fits
     _reset: bytes
 
     def __init__(self, initial: T, *, sticky: bool = False) -> None:
@@ -82,7 +83,7 @@ class Saved(Value[T]):
 
     @override
     def __set__(self, obj: "AnyUnit", value: T) -> None:
-        obj._state[self._name] = self._kind.checked(value)
+        obj._state[self._name] = value if self._fits(value) else self._kind.checked(value)
 
     @override
     def _fresh(self) -> T:
@@ -93,6 +94,7 @@ class Saved(Value[T]):
         what = f"{owner}.{self._name}"
         annotation = (*_subscript(self), None)[0] or type_of(what, self._initial)
         self._kind = Kind(what, annotation)
+        self._fits = self._kind.fits
         self._initial = self._kind.checked(self._initial)  # type: ignore[assignment]  # as it was, or equal to it
         self._reset = encoded(self._initial)
 

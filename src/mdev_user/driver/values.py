@@ -6,6 +6,7 @@ dataclasses of such.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from types import NoneType, UnionType
@@ -19,6 +20,7 @@ LEAST_INT, MOST_INT = -(1 << 63), (1 << 64) - 1
 """What an int of the state can be: all of a signed and all of an unsigned 64-bit number."""
 
 Annotation: TypeAlias = Any  # Any: a type as an author writes it, for which Python has no type
+Fits: TypeAlias = Callable[[object], bool]
 Encoded: TypeAlias = bytes | msgspec.Raw
 Described: TypeAlias = str | dict[str, Any] | list[Any]  # Any: what JSON can say, for which mypy has no type
 
@@ -42,14 +44,19 @@ def decoded(data: Encoded) -> object:
     try:
         value: object = _DECODER.decode(data)
     except _UNREADABLE as error:
-        raise StateError(f"a saved value: {error}") from error
+        raise StateError(f"a saved value: {told(error)}") from error
     return value
+
+
+def told(error: Exception) -> str:
+    """What is wrong with a stranger's bytes, of which some can be in the message: no more of it than people read."""
+    return "".join(each if each.isprintable() else "?" for each in str(error)[:200])
 
 
 class Kind:
     """One type of saved values. ``what`` names the declaration, for messages; DriverError for a type that cannot be."""
 
-    __slots__ = ("_decoder", "_exact", "_only", "_takes_int", "described", "name", "what")
+    __slots__ = ("_decoder", "_only", "described", "fits", "name", "what")
 
     def __init__(self, what: str, annotation: Annotation) -> None:
         self.what = what
@@ -60,37 +67,31 @@ class Kind:
             self._decoder = msgspec.msgpack.Decoder(annotation)
         except (TypeError, NameError) as error:
             raise DriverError(f"{what}: {self.name} cannot be saved: {error}") from error
-        alternatives = set(_alternatives(annotation))
         self._only = annotation
-        self._takes_int = int in alternatives
-        self._exact = {each for each in alternatives if each in _QUICK or _is_enum(each)}
+        self.fits: Fits = fitting(annotation)
+        """Whether a value is certainly of this type: the quick answer for nearly all; the others are looked at."""
 
     def checked(self, value: object) -> object:
         """The value as it is kept: a bool given for an int is an int. DriverError for one that cannot be saved."""
-        kind = type(value)
-        if kind in self._exact:
-            return value
-        if kind is int and self._takes_int:
-            if LEAST_INT <= value <= MOST_INT:  # type: ignore[operator]  # an int, as the line before says
-                return value
-            raise DriverError(f"{self.what}: {value} does not fit in 64 bits; say how it wraps, such as & 0xFFFF_FFFF")
-        return self._normal(value)
+        return value if self.fits(value) else self._normal(value)
 
     def decode(self, data: Encoded) -> object:
         """The value that hostile bytes mean; StateError when they mean none of this type."""
         try:
             value: object = self._decoder.decode(data)
         except _UNREADABLE as error:
-            raise StateError(f"{self.what}: expected {self.name}: {error}") from error
+            raise StateError(f"{self.what}: expected {self.name}: {told(error)}") from error
         again = encoded(value)
         if again != bytes(data) and (dropped := _names(decoded(data)) - _names(decoded(again))):
-            raise StateError(f"{self.what}: {self.name} has no {', '.join(sorted(dropped))}")
+            raise StateError(f"{self.what}: {self.name} has no {', '.join(sorted(dropped))!r:.80}")
         return value
 
     def _normal(self, value: object) -> object:
         """The value as it will be when it has been saved and loaded."""
         if self._only is int and isinstance(value, int):
             value = int(value)
+        if isinstance(value, int) and not LEAST_INT <= value <= MOST_INT:
+            raise DriverError(f"{self.what}: {value} does not fit in 64 bits; say how it wraps, such as & 0xFFFF_FFFF")
         if not is_frozen(value):
             raise DriverError(f"{self.what}: expected a frozen value, of type {self.name}, given {value!r:.80}")
         expected = f"{self.what}: expected {self.name} (an int has 64 bits), given {value!r:.80}"
@@ -104,8 +105,54 @@ class Kind:
         return made
 
 
-_QUICK = frozenset({bool, float, bytes, NoneType})
-"""Every value of which can be saved."""
+def fitting(annotation: Annotation, within: tuple[type, ...] = ()) -> Fits:
+    """A test that only values of exactly this type pass; ``within`` ends what contains itself."""
+    inner = get_args(annotation)
+    if annotation in _BOUNDED:
+        return _BOUNDED[annotation]
+    if _is_union(annotation):
+        return _any_of([fitting(each, within) for each in inner])
+    if _is_frozen_dataclass(annotation):
+        return _fields_of(annotation, within)
+    if _origin(annotation) is tuple and Ellipsis not in inner:
+        return _each_of([fitting(each, within) for each in inner])
+    if inner:
+        return _all_of(_origin(annotation), fitting(inner[0], within))
+    return lambda value: type(value) is annotation
+
+
+_BOUNDED: dict[Annotation, Fits] = {
+    # numbers, and no names of them: an int is set often
+    int: lambda value: type(value) is int and -0x8000_0000_0000_0000 <= value <= 0xFFFF_FFFF_FFFF_FFFF,
+    str: lambda value: type(value) is str and value.isascii(),
+}
+
+
+def _any_of(tests: list[Fits]) -> Fits:
+    return lambda value: any(test(value) for test in tests)
+
+
+def _all_of(kind: object, test: Fits) -> Fits:
+    return lambda value: type(value) is kind and all(map(test, value))  # type: ignore[call-overload]  # it has elements
+
+
+def _each_of(tests: list[Fits]) -> Fits:
+    def fits(value: object) -> bool:
+        return type(value) is tuple and len(value) == len(tests) and all(map(_call, tests, value))
+
+    return fits
+
+
+def _call(test: Fits, value: object) -> bool:
+    return test(value)
+
+
+def _fields_of(kind: Annotation, within: tuple[type, ...]) -> Fits:
+    if kind in within:
+        return lambda _value: False
+    hints = get_type_hints(kind)
+    tests = [(each.name, fitting(hints[each.name], (*within, kind))) for each in fields(kind)]
+    return lambda value: type(value) is kind and all(test(getattr(value, name)) for name, test in tests)
 
 
 def is_frozen(value: object) -> bool:
@@ -184,10 +231,6 @@ def _described_dataclass(what: str, kind: Annotation, within: tuple[type, ...]) 
     return {"dataclass": {each.name: described(what, hints[each.name], (*within, kind)) for each in fields(kind)}}
 
 
-def _alternatives(annotation: Annotation) -> tuple[Annotation, ...]:
-    return get_args(annotation) if _is_union(annotation) else (annotation,)
-
-
 def _origin(annotation: Annotation) -> object:
     return get_origin(annotation)
 
@@ -207,7 +250,13 @@ def _is_frozen_dataclass(annotation: Annotation) -> bool:
 
 def _names(value: object) -> Counter[str]:
     """How often each key of a map occurs, at any depth."""
-    if isinstance(value, dict):
-        found = Counter(str(key) for key in value)
-        return sum((_names(each) for each in value.values()), found)
-    return sum((_names(each) for each in value), Counter()) if isinstance(value, list) else Counter()
+    found: Counter[str] = Counter()
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            found.update(map(str, each))
+            waiting.extend(each.values())
+        elif isinstance(each, list):
+            waiting.extend(each)
+    return found

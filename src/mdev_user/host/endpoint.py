@@ -212,6 +212,10 @@ class Endpoints:
             return self._endpoints[uuid]
         raise NoDevice(f"no vfio device {uuid} here")
 
+    def has(self, uuid: UUID) -> bool:
+        """Whether a VFIO device of this UUID is registered."""
+        return uuid in self._endpoints
+
     def stop(self) -> None:
         """Disconnect everybody and take the sockets away."""
         for endpoint in list(self._endpoints.values()):

@@ -15,10 +15,11 @@ from time import monotonic
 from typing import Protocol
 
 from mdev_user.errors import DmaFault, DriverError, GuestError
+from mdev_user.host.processes import Processes, Task
 from mdev_user.host.steps import timed
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaFlags, DmaRead, DmaWrite, Segment
-from mdev_user.vfio.work import Sleep
+from mdev_user.vfio.work import Answer, Offload, Sleep
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ MAX_PENDING = 1024
 LONGEST_SLEEP = 86400.0
 """Seconds. No thread can wait for just any float, and one job's bad number must not end the thread of all."""
 
-Outcome = bytes | Exception | None
+Outcome = bytes | Answer | Exception | None
 
 
 class Transport(Protocol):
@@ -55,6 +56,8 @@ class Schedule(Protocol):
 
     def put_later(self, seconds: float, jobs: "Jobs", stretch: Callable[[], None]) -> None: ...
 
+    def offload(self, task: Task) -> None: ...
+
 
 class JobThread:
     """Runs what is ready, one stretch of an mdev after one of another; sleeping jobs become ready by the clock."""
@@ -67,6 +70,7 @@ class JobThread:
         self._timers: list[tuple[float, int, Jobs, Callable[[], None]]] = []
         self._order = count()
         self._stopping = False
+        self._processes = Processes()
         self._thread = Thread(target=self._run, name="jobs", daemon=True)
         self._thread.start()
 
@@ -85,7 +89,12 @@ class JobThread:
             heappush(self._timers, (self._clock() + seconds, next(self._order), jobs, stretch))
             self._changed.notify()
 
+    def offload(self, task: Task) -> None:
+        """Compute something elsewhere; what it gives comes back by `put`."""
+        self._processes.submit(task)
+
     def stop(self) -> None:
+        self._processes.stop()
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -226,9 +235,13 @@ class Jobs:
             case Sleep(seconds) if 0 <= seconds <= LONGEST_SLEEP:
                 self._thread.put_later(seconds, self, partial(self._continue, job, b""))
                 return None
+            case Offload():
+                self._thread.offload(Task(self, request, lambda: job in self._pending, partial(self.resume, job)))
+                return None
             case _:
                 return DriverError(
-                    f"a job awaits dma.read, dma.write or a sleep of 0 to {LONGEST_SLEEP:.0f} s; given {request!r}"
+                    f"a job awaits dma.read, dma.write, offload or a sleep of 0 to {LONGEST_SLEEP:.0f} s; "
+                    f"given {request!r:.200}"
                 )
 
     def _dma_read(self, job: "_Job", iova: int, length: int) -> Outcome:
@@ -294,6 +307,8 @@ class _Gather:
 def _resume(work: Coroutine[object, bytes, None], outcome: Outcome) -> object:
     if isinstance(outcome, Exception):
         return work.throw(outcome)
+    if isinstance(outcome, Answer):
+        return work.send(outcome.value)  # type: ignore[arg-type]  # to Offload's own await, which takes anything
     return work.send(outcome)  # type: ignore[arg-type]  # None starts a coroutine
 
 

@@ -8,11 +8,13 @@ import inspect
 import logging
 import sys
 import traceback
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 import msgspec
+from typing_extensions import override
 
 from mdev_user.errors import ConfigError, MdevUserError
 from mdev_user.vfio_mdev.ops import MdevParentOps
@@ -20,6 +22,10 @@ from mdev_user.vfio_mdev.ops import MdevParentOps
 _log = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "mdev_user.parents"
+_PREFIX = "mdev_user_parent_"
+
+_imported: dict[str, tuple[int, int]] = {}
+"""The drivers' files that `import_again` imported, with their time and size."""
 
 
 def load_class(driver: str) -> type[MdevParentOps]:
@@ -35,7 +41,25 @@ def load_class(driver: str) -> type[MdevParentOps]:
 
 def load_parent(driver: str, options: dict[str, str]) -> MdevParentOps:
     """A parent of `load_class`; ``options`` are its constructor's keywords, as text. ConfigError likewise."""
-    kind = load_class(driver)
+    return _make(driver, load_class(driver), options)
+
+
+def load_again(driver: str, options: dict[str, str]) -> MdevParentOps:
+    """A parent of the class that is in the file now; errors as of `load_parent`, which leave the module as it was."""
+    file, colon, _name = driver.rpartition(":")
+    if not colon:
+        raise ConfigError(f"{driver} is installed: expected a driver in a file, FILE.py:CLASS")
+    name = _module_name(Path(file))
+    before = sys.modules.pop(name, None)
+    try:
+        return load_parent(driver, options)
+    except BaseException:
+        if before is not None:
+            sys.modules[name] = before
+        raise
+
+
+def _make(driver: str, kind: type[MdevParentOps], options: dict[str, str]) -> MdevParentOps:
     arguments = _convert(driver, kind, options)
     try:
         return kind(**arguments)
@@ -66,21 +90,45 @@ def _from_file(driver: str) -> object:
 def _module(path: Path) -> ModuleType:
     if not path.is_file():
         raise ConfigError(f"no file {path}")
-    # The name is the path's own, so that two parents of one file share the module (and its classes).
-    name = f"mdev_user_parent_{path.resolve()}"
+    name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is not a Python file")
+    loader = _Uncached(name, str(path))
+    spec = importlib.util.spec_from_loader(name, loader, origin=str(path))
+    assert spec is not None  # noqa: S101 - a loader was given
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _failed(f"{path}{_line(error, path)} could not be imported", error) from error
     return module
+
+
+class _Uncached(SourceFileLoader):
+    """Compiles what is in the file now: Python's cache takes two versions of one second and one size for the same."""
+
+    @override
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def _module_name(path: Path) -> str:
+    """The path's own, so that two parents of one file share the module (and its classes); a dot means a package."""
+    return _PREFIX + str(path.resolve()).replace("%", "%25").replace(".", "%2E")
+
+
+def import_again(name: str) -> ModuleType:
+    """In another process: the module of this name in a host. That of a driver's file is the file as it is now."""
+    if not name.startswith(_PREFIX):
+        return importlib.import_module(name)
+    path = Path(name.removeprefix(_PREFIX).replace("%2E", ".").replace("%25", "%"))
+    version = path.stat().st_mtime_ns, path.stat().st_size
+    if _imported.setdefault(name, version) != version:
+        sys.modules.pop(name, None)
+        _imported[name] = version
+    return _module(path)
 
 
 def _line(error: BaseException, path: Path) -> str:

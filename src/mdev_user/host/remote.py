@@ -36,6 +36,7 @@ from mdev_user.host.wire import (
     ParentDescription,
     Probe,
     ReadTrace,
+    Reload,
     Remove,
     Show,
     ShowParent,
@@ -233,6 +234,10 @@ class RemoteParent(LifecycleOps):
     @override
     def store_parent(self, attribute: MdevAttribute, data: bytes) -> None:
         self.host.call(StoreParent(self.name, attribute, data))
+
+    def reload(self) -> str:
+        """Have the host load the driver's file again. Returns a line for each mdev whose state was lost."""
+        return str(self.host.call(Reload(self.name)))
 
     def unload(self) -> None:
         self.host.call(Unload(self.name))

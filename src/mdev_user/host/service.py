@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,8 @@ from mdev_user.driver.device import MOST_UNMODELLED, Device
 from mdev_user.driver.unmodelled import unmodelled
 from mdev_user.errors import AlreadyExists, NoDevice, NotSupported
 from mdev_user.host.endpoint import Endpoints
-from mdev_user.host.loader import load_parent
+from mdev_user.host.loader import load_again, load_parent
+from mdev_user.host.reload import User, reload
 from mdev_user.host.steps import step, step_within
 from mdev_user.host.wire import (
     LARGEST,
@@ -30,6 +32,7 @@ from mdev_user.host.wire import (
     ParentDescription,
     Probe,
     ReadTrace,
+    Reload,
     Remove,
     Show,
     ShowParent,
@@ -63,10 +66,14 @@ class Service:
         self._driver = VfioMdev(self.endpoints)
         self._parents: dict[str, MdevParent] = {}
         self._mdevs: dict[UUID, Mdev] = {}
+        self._sources: dict[str, Load] = {}
+        self._coming_and_going = Lock()
+        """Held while an mdev becomes one of its parent's or ceases to be, and during a reload, which concerns all."""
         # Any: each operation takes its own kind of call; the table pairs them.
         self._operations: dict[type[Call], Callable[[Any], object]] = {
             Load: self._load,
             Unload: self._unload,
+            Reload: self._reload,
             Create: self._create,
             Remove: self._remove,
             Probe: self._probe,
@@ -94,6 +101,7 @@ class Service:
             raise AlreadyExists(f"this host has a parent {call.name}")
         ops = load_parent(call.driver, call.options)
         self._parents[call.name] = MdevParent(call.name, ops)
+        self._sources[call.name] = call
         return ParentDescription(
             driver_name=ops.driver_name,
             types=list(ops.mdev_types),
@@ -103,20 +111,36 @@ class Service:
         )
 
     def _unload(self, call: Unload) -> None:
-        del self._parents[call.parent]
+        del self._parents[call.parent], self._sources[call.parent]
+
+    def _reload(self, call: Reload) -> str:
+        """Whatever is wrong with the new driver, the old one runs on. Answer: a line for each mdev that was reset."""
+        parent, source = self._parents[call.parent], self._sources[call.parent]
+        ops = load_again(source.driver, source.options)
+        with self._coming_and_going:
+            mdevs = [each for each in self._mdevs.values() if each.parent is parent]
+            users = [User(each, self.endpoints.endpoint(each.uuid)) for each in mdevs if self.endpoints.has(each.uuid)]
+            return "\n".join(reload(parent, ops, mdevs, users))
 
     def _create(self, call: Create) -> None:
         parent = self._parents[call.parent]
         mdev = Mdev(call.uuid, parent, parent.types[call.type])
-        mdev.drvdata = parent.ops.create(mdev)
-        self._mdevs[call.uuid] = mdev
+        ops = parent.ops
+        mdev.drvdata = ops.create(mdev)
+        with self._coming_and_going:
+            if parent.ops is not ops:  # a reload came in between and did not know of it
+                mdev.drvdata = parent.ops.create(mdev)
+            self._mdevs[call.uuid] = mdev
 
     def _remove(self, call: Remove) -> None:
-        mdev = self._mdevs.pop(call.uuid)
-        mdev.parent.ops.remove(mdev)
+        with self._coming_and_going:
+            mdev = self._mdevs.pop(call.uuid)
+            ops = mdev.parent.ops
+        ops.remove(mdev)
 
     def _probe(self, call: Probe) -> None:
-        self._driver.probe(self._mdev(call.uuid))
+        with self._coming_and_going:
+            self._driver.probe(self._mdev(call.uuid))
 
     def _unprobe(self, call: Unprobe) -> None:
         self._driver.remove(self._mdev(call.uuid))

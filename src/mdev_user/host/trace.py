@@ -176,13 +176,14 @@ class _Watch:
         self._performed(event)
 
     def ioctl(self, request: Request) -> Reply:
+        reply = self._ops.ioctl(request)
         if isinstance(request, Reset):
+            self._decoder = self._ops.decoder()  # what it reset is no news
             self._put(_Event("reset"))
-        return self._ops.ioctl(request)
+        return reply
 
     def opened(self) -> None:
-        if self._device.ops is not self._ops:
-            self.begin()
+        self.begin()
         self._put(_Event("opened", text=self._user()))
 
     def closed(self) -> None:

@@ -42,6 +42,12 @@ class Unload(Struct, frozen=True, tag_field="call"):
     parent: str
 
 
+class Reload(Struct, frozen=True, tag_field="call"):
+    """Let a parent go on with what is in its driver's file now. Answer: str, a line for each mdev that was reset."""
+
+    parent: str
+
+
 class Create(Struct, frozen=True, tag_field="call"):
     """LifecycleOps.create."""
 
@@ -182,7 +188,7 @@ class TraceLines(Struct, frozen=True, tag_field="answer"):
 
 
 Call = (
-    Load | Unload | Create | Remove | Probe | Unprobe | GetAvailable | Show | Store | ShowParent | StoreParent
+    Load | Unload | Reload | Create | Remove | Probe | Unprobe | GetAvailable | Show | Store | ShowParent | StoreParent
     | Inspect | Disconnect | ListValues | ListUnmodelled | BeginTrace | ReadTrace | EndTrace
 )  # fmt: skip
 Value = ParentDescription | Inspection | Values | UnmodelledAnswer | TraceLines | int | str | None

@@ -4,6 +4,8 @@
 the test's own process, ``daemon`` a real daemon.
 """
 
+from mdev_user.testing.check import CheckFailed, Report, check
 from mdev_user.testing.guest import Guest, NoEnd
+from mdev_user.testing.migration import both_ways
 
-__all__ = ["Guest", "NoEnd"]
+__all__ = ["CheckFailed", "Guest", "NoEnd", "Report", "both_ways", "check"]

@@ -112,14 +112,14 @@ def _fail(ledger: Ledger, number: int) -> str:
     def refuse(*_arguments: object) -> object:
         raise _HalfWay
 
-    kept = parent_module.Device
-    parent_module.Device = refuse  # type: ignore[assignment, misc]  # for this one call, in a process of our own
+    kept = vars(parent_module)["Device"]
+    vars(parent_module)["Device"] = refuse  # for this one call, in a process of our own
     try:
         ledger.parent.create(mdev)
     except (_HalfWay, NoSpace):
         return f"create {mdev.type.name} that fails"
     finally:
-        parent_module.Device = kept  # type: ignore[misc]  # as it was
+        vars(parent_module)["Device"] = kept
     return ""
 
 

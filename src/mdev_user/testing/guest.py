@@ -38,6 +38,7 @@ from mdev_user.testing.ram import Ram
 from mdev_user.testing.stretches import Stretches
 from mdev_user.testing.wires import Wires
 from mdev_user.units import MiB
+from mdev_user.vfio.counters import Counters
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaFlags, Mapping
 from mdev_user.vfio.requests import Irq, Region
@@ -74,7 +75,10 @@ class Guest(NamedRegisters):
         """The guest's memory: ``guest.memory[0x1000:0x1010]`` are sixteen bytes of it."""
         self.messages: list[int] = []
         """The vectors of the MSI or MSI-X messages that came, in their order."""
+        self.refused: list[Exception] = []
+        """What the guest did that a device does not let it, in order."""
         self._vfio = VfioDevice(UUID1, self._mdev.type_id, self.device)
+        self._vfio.counters = _Counters(self.refused)
         self._stretches = Stretches(self.memory)
         self._wires = Wires(self._vfio, self.messages)
         self.memory.map(0, RAM)
@@ -107,6 +111,10 @@ class Guest(NamedRegisters):
     def places(self) -> list[Place]:
         """The units of the device, each with the first of its bars and vectors."""
         return places(type(self.device.function), self.device.function.profile)
+
+    def region_size(self, region: int) -> int:
+        """Bytes of a region; 0 of one that is not there."""
+        return self._vfio.region_info(region).size
 
     # --- memory ---------------------------------------------------------------------------------------------
 
@@ -191,6 +199,15 @@ class Guest(NamedRegisters):
                 self.write_config(at + 2, control.to_bytes(2, "little"))
         self._wires.arm(Irq.INTX, 1)
 
+    def vectors(self, kind: Irq) -> int:
+        """How many vectors the function has of a kind of interrupt; 0 when it has not the kind."""
+        return self._vfio.irq_info(kind).count
+
+    @property
+    def listens_to(self) -> Irq:
+        """The kind of interrupt that it uses."""
+        return self._wires.kind
+
     @property
     def uses_messages(self) -> bool:
         """Whether MSI or MSI-X is enabled in the config space, so that the pin is not used."""
@@ -228,7 +245,7 @@ class Guest(NamedRegisters):
     @property
     def errors(self) -> int:
         """How often the guest did what a device does not let it (GuestError, DmaFault)."""
-        return self._vfio.counters.guest_errors
+        return len(self.refused)
 
     @property
     def last_error(self) -> str:
@@ -290,6 +307,21 @@ class Guest(NamedRegisters):
         if name not in known:
             raise DriverError(f"no attribute {name}{likeliest(name, known)}")
         return known[name]
+
+
+class _Counters(Counters):
+    """Remembers the errors that it counts."""
+
+    __slots__ = ("_refused",)
+
+    def __init__(self, refused: list[Exception]) -> None:
+        super().__init__()
+        self._refused = refused
+
+    @override
+    def guest_error(self, error: Exception) -> None:
+        super().guest_error(error)
+        self._refused.append(error)
 
 
 class PartOfGuest(NamedRegisters):

@@ -26,7 +26,7 @@ _AnyParent: TypeAlias = type[Parent[Any]]  # Any: of whatever profile
 class _Level(NamedTuple):
     name: str
     unit: AnyUnit
-    condition: Interrupt | Message
+    conditions: tuple[Ref[bool] | Pending, ...]
     vector: int | None
     """None: it moves the pin only."""
 
@@ -130,9 +130,8 @@ class Invariants:
         classes = guest.read_config(8, 4)
         declared = bytes([identity.revision]) + identity.class_code.to_bytes(3, "little")
         if (given, classes) != (expected, declared):
-            raise Broken(
-                f"the identity in config space is {given.hex()} {classes.hex()}: expected {expected.hex()} {declared.hex()}"
-            )
+            wanted = f"{expected.hex()} {declared.hex()}"
+            raise Broken(f"the identity in config space is {given.hex()} {classes.hex()}: expected {wanted}")
 
 
 def _levels(player: Player) -> Iterator[_Level]:
@@ -141,15 +140,18 @@ def _levels(player: Player) -> Iterator[_Level]:
         unit, vector = units[place.name], place.vector
         for name, each in declarations(place.kind).items():
             if isinstance(each, Interrupt):
-                yield _Level(f"{place.name}.{name}".removeprefix("."), unit, each, vector)
+                yield _Level(f"{place.name}.{name}".removeprefix("."), unit, _conditions(each), vector)
                 vector += 1
             elif isinstance(each, Message) and each._pending is not None:
-                yield _Level(f"{place.name}.{name}".removeprefix("."), unit, each, None)
+                yield _Level(f"{place.name}.{name}".removeprefix("."), unit, _conditions(each), None)
+
+
+def _conditions(level: Interrupt | Message) -> tuple[Ref[bool] | Pending, ...]:
+    return tuple(each for each in (level._pending, level._enable) if each is not None)
 
 
 def _holds(level: _Level) -> bool:
-    conditions = (level.condition._pending, level.condition._enable)
-    return all(_value(level.unit, each) for each in conditions if each is not None)
+    return all(_value(level.unit, each) for each in level.conditions)
 
 
 def _value(unit: AnyUnit, condition: Ref[bool] | Pending) -> bool:

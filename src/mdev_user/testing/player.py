@@ -1,18 +1,19 @@
 """A player: performs operations on a device, as its guest, and notes what can be seen of it from outside."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, assert_never
+from typing import Any
 from zlib import crc32
 
 import msgspec
 
 from mdev_user.driver.assembly import Place
+from mdev_user.driver.dma import Unbounded
 from mdev_user.driver.members import declarations
 from mdev_user.driver.parent import Parent
 from mdev_user.errors import GuestError, MdevError
 from mdev_user.pci import layout
 from mdev_user.regs.bar import Bar
-from mdev_user.testing.guest import RAM, Guest
+from mdev_user.testing.guest import Guest
 from mdev_user.testing.operations import (
     TICKS,
     Advance,
@@ -29,14 +30,12 @@ from mdev_user.testing.operations import (
     Store,
     Write,
 )
-from mdev_user.units import KiB
+from mdev_user.units import PAGE
 from mdev_user.vfio.requests import Irq, Region
 
-MEMORY = 64 * KiB
-"""Bytes of the guest's memory, at address 0."""
 MOST_STEPS = 20_000
 """Stretches of jobs within one operation."""
-_PAGE = 256
+_ZERO = bytes(PAGE)
 _REFUSED = (GuestError, MdevError)
 """What a guest and an operator get to hear."""
 
@@ -58,10 +57,9 @@ class Player:
     def __init__(self, parent: type[Parent[Any]], setting: Setting, done: list[Operation] | None = None) -> None:
         """``done`` gets what was performed."""
         self.guest = Guest(parent, setting.type_name, **setting.options)
-        self.guest.unmap(0, RAM)
-        self.guest.map(0, MEMORY)
         self.done = [] if done is None else done
-        self.kind = int(Irq.INTX)
+        self._memory = -1, 0
+        """A checksum of the memory, and of which of its changes."""
         self._writable = [
             f"{each.group}/{each.name}".removeprefix("/") for each in self.guest.parent.attributes if each.writable
         ]
@@ -82,6 +80,7 @@ class Player:
             refused = type(error).__name__
         if settled:
             self.settle()
+        self._check_transfers()
         return self._seen(answer, refused, self.guest.errors - errors)
 
     def stretches(self, operation: Operation) -> Iterator[Seen]:
@@ -98,52 +97,52 @@ class Player:
         for _ in range(MOST_STEPS):
             stretches.wait_until(self.guest.time)
             if not stretches.step_oldest():
+                self._check_transfers()
                 return self._seen(b"", "", 0)
         raise Broken(f"the device's jobs go on for {MOST_STEPS} steps without waiting for time to pass")
 
-    def _perform(self, operation: Operation) -> bytes:  # noqa: C901 - one row a kind
-        guest = self.guest
-        match operation:
-            case Read(region, offset, count):
-                return guest.read_bytes(region, offset, count)
-            case Write(region, offset, data):
-                if not (region == Region.CONFIG and offset < layout.STATUS and self._may_disturb()):
-                    guest.write_bytes(region, offset, data)
-            case Step(count):
-                for _ in range(count):
-                    guest.step()
-            case Run():
-                guest.run()
-            case Advance(ticks):
-                guest.advance(ticks / TICKS)
-            case Reset():
-                guest.reset()
-            case Reopen():
-                guest.close()
-                guest.open()
-                self.kind = int(Irq.INTX)
-            case Store(name, text):
-                guest.store(name, text)
-            case Poke(address, data):
-                if not self._may_disturb():
-                    guest.memory[address : address + len(data)] = data
-            case Listen(kind):
-                self._listen(kind)
-            case _:
-                assert_never(operation)
-        return b""
+    def _check_transfers(self) -> None:
+        """A length comes from a guest: a driver bounds it, and does not leave that to us."""
+        refused = self.guest.refused
+        if (error := next((each for each in refused if isinstance(each, Unbounded)), None)) is not None:
+            refused.clear()
+            raise Broken(f"a job asks for {error}; bound the length that a guest gives: min(length, ...)")
 
-    def _listen(self, kind: int) -> None:
+    def _perform(self, operation: Operation) -> bytes:
+        return _PERFORM[type(operation)](self, operation) or b""
+
+    def read(self, operation: Read) -> bytes:
+        return self.guest.read_bytes(operation.region, operation.offset, operation.count)
+
+    def write(self, operation: Write) -> None:
+        """A guest that takes bus mastering away from a job that uses it gets what it deserves: it is not done."""
+        is_command = operation.region == Region.CONFIG and operation.offset < layout.STATUS
+        if not (is_command and self._disturbs()):
+            self.guest.write_bytes(operation.region, operation.offset, operation.data)
+
+    def step(self, operation: Step) -> None:
+        for _ in range(operation.count):
+            self.guest.step()
+
+    def reopen(self) -> None:
+        self.guest.close()
+        self.guest.open()
+
+    def poke(self, operation: Poke) -> None:
+        """As `write`: memory that a job may be reading stays."""
+        if not self._disturbs():
+            self.guest.memory[operation.address : operation.address + len(operation.data)] = operation.data
+
+    def listen(self, kind: int) -> None:
         enable: dict[int, Callable[[], None]] = {
             Irq.INTX: self.guest.enable_intx,
             Irq.MSI: self.guest.enable_msi,
             Irq.MSIX: self.guest.enable_msix,
         }
         enable[kind]()
-        self.kind = kind
 
-    def _may_disturb(self) -> bool:
-        """Whether a job may be using memory: a guest that pulls it away, or changes it, gets what it deserves."""
+    def _disturbs(self) -> bool:
+        """Whether a job may be using the guest's memory."""
         stretches = self.guest._stretches  # noqa: SLF001 - the same package
         if not self.guest.device.jobs:
             stretches.reached_memory.clear()
@@ -152,7 +151,9 @@ class Player:
     def _seen(self, answer: bytes, refused: str, errors: int) -> Seen:
         guest = self.guest
         messages = tuple(guest.take_messages())
-        return Seen(answer, refused, guest.pin, messages, errors, crc32(guest.memory[0:MEMORY]))
+        if guest.memory.changes != self._memory[0]:
+            self._memory = guest.memory.changes, crc32(repr(self._pages()).encode())
+        return Seen(answer, refused, guest.pin, messages, errors, self._memory[1])
 
     def bars(self) -> Iterator[tuple[Place, Bar]]:
         """The bars with registers, each with the unit that declares it."""
@@ -165,10 +166,12 @@ class Player:
 
     def save(self) -> Checkpoint:
         guest = self.guest
-        ram = guest.memory[0:MEMORY]
-        pages = {at: ram[at : at + _PAGE] for at in range(0, MEMORY, _PAGE) if any(ram[at : at + _PAGE])}
         settings = {name: guest.show(name) for name in self._writable}
-        return Checkpoint(guest.device.save(), pages, settings, self.kind)
+        return Checkpoint(guest.device.save(), self._pages(), settings, int(guest.listens_to))
+
+    def _pages(self) -> dict[int, bytes]:
+        """The guest's memory, as far as it is not zero."""
+        return {address: page for address, page in self.guest.memory.pages.items() if page != _ZERO}
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Into a device that was just opened."""
@@ -178,9 +181,23 @@ class Player:
         for address, page in checkpoint.memory.items():
             guest.memory[address : address + len(page)] = page
         if checkpoint.kind != Irq.INTX:
-            self._listen(checkpoint.kind)
+            self.listen(checkpoint.kind)
         guest.take_messages()
         guest.device.load(checkpoint.state)
+
+
+_PERFORM: dict[type, Callable[[Player, Any], bytes | None]] = {  # Any: the kind that stands before it
+    Read: Player.read,
+    Write: Player.write,
+    Step: Player.step,
+    Run: lambda player, _operation: player.guest.run(),
+    Advance: lambda player, operation: player.guest.advance(operation.ticks / TICKS),
+    Reset: lambda player, _operation: player.guest.reset(),
+    Reopen: lambda player, _operation: player.reopen(),
+    Store: lambda player, operation: player.guest.store(operation.name, operation.text),
+    Poke: Player.poke,
+    Listen: lambda player, operation: player.listen(operation.kind),
+}
 
 
 class Broken(Exception):

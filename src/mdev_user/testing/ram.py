@@ -1,46 +1,56 @@
 """A guest's RAM: what a test puts there, and what a device reaches by DMA."""
 
+from bisect import bisect_right
+from itertools import pairwise
+
 from mdev_user.errors import DmaFault
+from mdev_user.units import PAGE
 
 
 class Ram:
     """Bytes at guest addresses: ``ram[0x1000:0x1004] = b"ring"``, ``ram[0x1000:0x1004]``, ``ram[0x1000]``.
 
-    IndexError for an address that is not mapped.
+    IndexError for an address that is not mapped. Only pages that were written take room.
     """
 
     def __init__(self) -> None:
-        self._blocks: dict[int, bytearray] = {}
+        self.blocks: dict[int, int] = {}
+        """What is mapped: sizes by address, in pages."""
+        self.changes = 0
+        """How often it may have changed."""
+        self._pages: dict[int, bytearray] = {}
 
     @property
-    def blocks(self) -> dict[int, int]:
-        """What is mapped: sizes by address."""
-        return {address: len(block) for address, block in sorted(self._blocks.items())}
+    def pages(self) -> dict[int, bytes]:
+        """What was written, by address, page by page."""
+        return {address: bytes(page) for address, page in sorted(self._pages.items())}
 
     def map(self, address: int, size: int) -> None:
-        """New memory, all zero. The caller has seen that it overlaps none."""
-        self._blocks[address] = bytearray(size)
+        """New memory, all zero, in whole pages. The caller has seen that it overlaps none."""
+        self.changes += 1
+        self.blocks = dict(sorted({**self.blocks, address: size}.items()))
 
     def unmap(self, address: int) -> None:
-        del self._blocks[address]
+        self.changes += 1
+        end = address + self.blocks.pop(address)
+        self._pages = {at: page for at, page in self._pages.items() if not address <= at < end}
 
     def read(self, address: int, length: int) -> bytes:
         """DmaFault where nothing is mapped."""
-        data = bytearray()
-        while len(data) < length:
-            start, block = self._block(address + len(data))
-            offset = address + len(data) - start
-            data += block[offset : offset + length - len(data)]
+        self._check(address, length)
+        data = bytearray(length)
+        for at, start, stop in _pieces(address, length):
+            if page := self._pages.get(at - at % PAGE):
+                data[start:stop] = page[at % PAGE : at % PAGE + stop - start]
         return bytes(data)
 
     def write(self, address: int, data: bytes) -> None:
-        """DmaFault where nothing is mapped; what comes before that is stored."""
-        while data:
-            start, block = self._block(address)
-            offset = address - start
-            part = data[: len(block) - offset]
-            block[offset : offset + len(part)] = part
-            address, data = address + len(part), data[len(part) :]
+        """DmaFault where nothing is mapped, and then nothing is written."""
+        self._check(address, len(data))
+        self.changes += 1
+        for at, start, stop in _pieces(address, len(data)):
+            page = self._pages.setdefault(at - at % PAGE, bytearray(PAGE))
+            page[at % PAGE : at % PAGE + stop - start] = data[start:stop]
 
     def __getitem__(self, place: slice | int) -> bytes:
         start, stop = _range(place)
@@ -58,12 +68,20 @@ class Ram:
         except DmaFault as error:
             raise IndexError(str(error)) from None
 
-    def _block(self, address: int) -> tuple[int, bytearray]:
-        for start, block in self._blocks.items():
-            if start <= address < start + len(block):
-                return start, block
-        mapped = ", ".join(f"{start:#x}+{size:#x}" for start, size in self.blocks.items())
-        raise DmaFault(f"no memory at {address:#x}; there is {mapped or 'none'}: map(address, size) gives more")
+    def _check(self, address: int, length: int) -> None:
+        starts, end = list(self.blocks), address + length
+        while address < end:
+            at = bisect_right(starts, address) - 1
+            if at < 0 or address >= starts[at] + self.blocks[starts[at]]:
+                mapped = ", ".join(f"{start:#x}+{size:#x}" for start, size in self.blocks.items())
+                raise DmaFault(f"no memory at {address:#x}; there is {mapped or 'none'}: map(address, size) gives more")
+            address = starts[at] + self.blocks[starts[at]]
+
+
+def _pieces(address: int, length: int) -> list[tuple[int, int, int]]:
+    """An access page by page: the address, and from where to where in the data."""
+    bounds = [address, *range(address - address % PAGE + PAGE, address + length, PAGE), address + length]
+    return [(at, at - address, end - address) for at, end in pairwise(bounds) if end > at]
 
 
 def _range(place: slice | int) -> tuple[int, int]:

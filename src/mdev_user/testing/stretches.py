@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from mdev_user.errors import DmaFault
 from mdev_user.host.jobs import Jobs
+from mdev_user.host.processes import Task
 from mdev_user.testing.ram import Ram
+from mdev_user.vfio.work import Answer, Offload
 
 
 class _Entry(NamedTuple):
@@ -54,6 +56,10 @@ class Stretches:
     def send_dma_write(self, iova: int, data: bytes, done: Callable[[bytes | Exception], None]) -> None:
         outcome = _attempt(lambda: self._ram.write(iova, data))
         self._answer(lambda: done(outcome))
+
+    def offload(self, task: Task) -> None:
+        """In this process, when its turn comes: a pure function does not know where it runs."""
+        self._ready.append(_Entry(self._current, False, lambda: task.done(_computed(task.work))))  # noqa: FBT003 - as above
 
     def _answer(self, call: Callable[[], None]) -> None:
         self.reached_memory.add(self._current)
@@ -106,6 +112,13 @@ class Stretches:
         finally:
             self._current = self._answered = -1
         return entry.is_stretch
+
+
+def _computed(work: Offload) -> Answer | Exception:
+    try:
+        return Answer(work.function(*work.arguments, **work.keywords))
+    except Exception as error:  # noqa: BLE001 - it is raised in the job
+        return error
 
 
 def _attempt(access: Callable[[], bytes | None]) -> bytes | Exception:

@@ -13,7 +13,7 @@ from mdev_user.testing.accounts import Change, run_changes
 from mdev_user.testing.copies import in_copy
 from mdev_user.testing.invariants import Invariants
 from mdev_user.testing.mutations import Mutation, mutated
-from mdev_user.testing.operations import Advance, Finding, Operation, Read, Seen, Setting, Step
+from mdev_user.testing.operations import Finding, Operation, Read, Seen, Setting
 from mdev_user.testing.player import Broken, Checkpoint, Player
 from mdev_user.testing.rules import RuleAccess, run_rules
 
@@ -89,6 +89,8 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Explored(msgspec.Struct, frozen=True, tag=True):
+    """All went as it must, as far as one device can tell."""
+
     points: tuple[Point, ...]
 
 
@@ -98,9 +100,9 @@ class Clean(msgspec.Struct, frozen=True, tag=True):
 
 Reply: TypeAlias = Explored | Played | Clean | Finding
 
-_OUTCOMES: msgspec.msgpack.Decoder[Played | Finding] = msgspec.msgpack.Decoder(Played | Finding)  # type: ignore[arg-type]  # a union
-_REPLIES: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Explored | Played | Clean | Finding)  # type: ignore[arg-type]  # a union
-_TASK: msgspec.msgpack.Decoder[Task] = msgspec.msgpack.Decoder(Explore | Resume | Rules | Account | Corrupt)  # type: ignore[arg-type]  # a union
+_OUTCOMES: msgspec.msgpack.Decoder[Played | Finding] = msgspec.msgpack.Decoder(Played | Finding)
+_REPLIES: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Explored | Played | Clean | Finding)
+_TASK: msgspec.msgpack.Decoder[Task] = msgspec.msgpack.Decoder(Explore | Resume | Rules | Account | Corrupt)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_reply = _REPLIES.decode
@@ -134,8 +136,7 @@ def _explore(parent: AnyParent, task: Explore, done: list[Operation]) -> Reply:
     points: list[Point] = []
     for operation in task.before:
         for seen in invariants.watched(operation):
-            is_await = isinstance(operation, Step | Advance) and bool(player.guest.device.jobs)
-            if is_await and len(points) < task.points:
+            if player.guest.device.jobs and len(points) < task.points and not isinstance(operation, Read):
                 points.append(_point(player, task))
             invariants.check(seen)
     points.append(_point(player, task))

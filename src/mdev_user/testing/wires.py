@@ -17,7 +17,7 @@ class Wires:
         self.signals = 0
         self._device = device
         self._messages = messages
-        self._kind = Irq.INTX
+        self.kind = Irq.INTX
 
     def count(self, kind: Irq, wanted: int | None) -> int:
         """How many vectors to use. NotSupported for more than the function has."""
@@ -28,8 +28,8 @@ class Wires:
 
     def arm(self, kind: Irq, count: int) -> None:
         """Listen to the vectors of ``kind``, and to no others."""
-        self._device.ioctl(SetIrqs(self._kind, 0, 0, IrqAction.TRIGGER))
-        self._kind = kind
+        self._device.ioctl(SetIrqs(self.kind, 0, 0, IrqAction.TRIGGER))
+        self.kind = kind
         wires = tuple(_Wire(self._listener(kind, vector)) for vector in range(count))
         self._device.ioctl(SetIrqs(kind, 0, count, IrqAction.TRIGGER, eventfds=wires))
 

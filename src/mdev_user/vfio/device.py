@@ -112,6 +112,13 @@ class VfioDevice:
         if self.opened:
             self._bind()
 
+    def replace(self, ops: DeviceOps) -> None:
+        """Let other operations perform what is asked for from now on; those of the open device know its user."""
+        self.ops = ops
+        if self.opened:
+            self.mmap = ops.mmap
+            self._bind()
+
     def close(self) -> None:
         """End the user's use: jobs first, then mappings, then the driver; nothing of the user is left."""
         if not self.opened:

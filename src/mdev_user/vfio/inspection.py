@@ -96,6 +96,8 @@ class Decoded(Struct, frozen=True, omit_defaults=True):
 
     registers: tuple[TouchedRegister, ...] = ()
     changes: tuple[Change, ...] = ()
+    meanwhile: tuple[Change, ...] = ()
+    """Since the last access, by a job or another step."""
     unmodelled: bool = False
     """Whether it touched bytes that nobody declared."""
     left_out: bool = False

@@ -68,6 +68,10 @@ class PciFunction:
         self.config.reset()
         self.interrupts.reset()
 
+    def adopt_user(self, other: "PciFunction") -> None:
+        """Have the user of another function, with the same vectors, and its eventfds."""
+        self.irqs = other.irqs
+
     def close(self) -> None:
         """The user is gone: give its eventfds back."""
         self.irqs.disarm_all()

@@ -1,6 +1,6 @@
-"""What a job may wait for besides DMA: time."""
+"""What a job may wait for besides DMA: time, and what another process computes."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 
 
@@ -12,3 +12,22 @@ class Sleep:
 
     def __await__(self) -> Generator["Sleep", bytes, None]:
         yield self
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """Awaited by a job: what ``function`` answers, called in another process."""
+
+    function: Callable[..., object]
+    arguments: tuple[object, ...]
+    keywords: Mapping[str, object]
+
+    def __await__(self) -> Generator["Offload", object, object]:
+        return (yield self)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """With what a job goes on that awaited something other than bytes."""
+
+    value: object

@@ -58,7 +58,7 @@ def test_the_command_line_is_over_the_file(tmp_path: Path) -> None:
     assert [parent.text for parent in config.parents] == ["mtty,ports=2", "mbochs", "mtty,name=more"]
 
 
-KEYS = "(there are: run_dir, log_level, restart, parent)"
+KEYS = "(there are: run_dir, log_level, restart, reload, parent)"
 WRONG = {
     'log_level = "loud"': "log_level: expected one of debug, info, warning, error, given 'loud'",
     'log_level = "warn"': "log_level: expected one of debug, info, warning, error, given 'warn'; "

@@ -162,7 +162,7 @@ def undeclared_in_a_pending() -> None:
 
 def shared_list() -> None:
     class Wrong(Sample):
-        waiting: list[int] = []  # noqa: RUF012 - the mistake
+        waiting: list[int] = []
 
 
 def own_init() -> None:

@@ -1,9 +1,13 @@
 """Saving and loading a device: nothing is lost, nothing is invented, and nothing that is loaded is believed."""
 
 import errno
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,6 +33,7 @@ from unit.driver.stateful import Machine, Mode, Point, in_use, machine
 
 ID = PciId(vendor=0x1DE5, device=9, class_code=0x120000)
 ANY_MEMORY = 1 << 30
+TESTS = str(Path(__file__).resolve().parents[2])
 
 
 BENCHES: list[Bench] = []
@@ -187,6 +192,16 @@ def test_register_that_is_forgotten_would_be_found(monkeypatch: pytest.MonkeyPat
     assert machine(target).regs.queue[3].tail != machine(source).regs.queue[3].tail
 
 
+def test_bytes_are_the_same_in_every_process() -> None:
+    code = "from unit.driver.stateful import in_use; b = in_use(); print(b.device.save().hex()); b.close()"
+    outputs = set()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": TESTS}
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=60, check=True)
+        outputs.add(run.stdout)
+    assert outputs == {working().device.save().hex().encode() + b"\n"}
+
+
 # --- jobs -------------------------------------------------------------------------------------------------------
 
 
@@ -318,7 +333,7 @@ HOSTILE: Mapping[str, tuple[Callable[[bytes], bytes], str]] = {
     "a type": (with_value("total", "x"), "Machine.total: expected int: Expected `int`, got `str`"),
     "a bool": (with_value("total", True), "got `bool`"),
     "an enumeration": (with_value("mode", "odd"), "Machine.mode: expected Mode: Invalid enum value 'odd'"),
-    "a field of a dataclass": (with_value("point", {"x": 1, "z": 2}), "Machine.point: Point has no z"),
+    "a field of a dataclass": (with_value("point", {"x": 1, "z": 2}), "Machine.point: Point has no 'z'"),
     "a wide register": (with_value("regs.enable", 1 << 16), "regs.enable: expected a number of 16 bits, given 65536"),
     "a register below zero": (with_value("regs.enable", -1), "expected a number of 16 bits, given -1"),
     "a register that is text": (with_value("regs.enable", "1"), "expected a number of 16 bits, given '1'"),
@@ -343,7 +358,7 @@ HOSTILE: Mapping[str, tuple[Callable[[bytes], bytes], str]] = {
     "too many jobs": (with_raw("jobs", [{}] * 1025), "length <= 1024"),
     "an argument": (with_jobs(SavedJob("", "work", {"value": 1, "lable": "x"})), "did you mean label?"),
     "an argument's type": (with_jobs(SavedJob("", "work", {"value": "1"})), "Machine.work: value: expected int"),
-    "no argument": (with_jobs(SavedJob("", "work", {})), "Machine.work: expected an argument value, given none"),
+    "no argument": (with_jobs(SavedJob("", "work", {})), "Machine.work: expected an argument value, given 0 others"),
     "sleep before birth": (with_jobs(SavedJob("", "work", {"value": 1}, -1.0)), "slept: expected seconds from 0"),
     "sleep for ever": (with_jobs(SavedJob("", "work", {"value": 1}, float("inf"))), "slept: expected seconds from 0"),
     "sleep of no length": (with_jobs(SavedJob("", "work", {"value": 1}, float("nan"))), "slept: expected seconds"),
@@ -444,3 +459,29 @@ def check_any(data: bytes) -> None:
         again.device.load(loaded)
         assert again.device.save() == loaded
     close_all()
+
+
+LONG = "\n" + "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_value(LONG, 1),
+        with_value("mode", LONG),
+        with_value("total", LONG),
+        with_value("regs.enable", LONG),
+        with_value("point", {"x": 1, LONG: 2}),
+        with_jobs(SavedJob("", "work", {"value": 1, LONG: 1})),
+        with_jobs(SavedJob("", LONG, {})),
+        with_jobs(SavedJob(LONG, "work", {})),
+        with_raw(LONG, 1),
+        with_raw("memory", {LONG: [b"", b""]}),
+        with_raw("driver", LONG),
+    ],
+)
+def test_message_holds_no_more_of_a_stranger_than_people_read(change: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(StateError) as raised:
+        idle().device.load(change(SAVED))
+    assert len(str(raised.value)) < 600
+    assert str(raised.value).isprintable()

@@ -130,7 +130,7 @@ def test_type_that_cannot_be_saved_is_told(annotation: Annotation) -> None:
         (int, encoded(True), "got `bool`"),
         (bytes, encoded("aGk="), "expected bytes"),
         (Color, encoded(7), "Invalid enum value 7"),
-        (Point, encoded({"x": 1, "why": 2}), "Crc.total: Point has no why"),
+        (Point, encoded({"x": 1, "why": 2}), "Crc.total: Point has no 'why'"),
         (Point, encoded({"y": 1.0}), "missing required field `x`"),
         (tuple[int, ...], b"\xdd\xff\xff\xff\xff", "truncated"),
         (int, b"", "truncated"),

@@ -106,3 +106,9 @@ def test_only_the_benchmark_needs_a_compiler(machine: Machine) -> None:
     machine.has(fusermount3="exit 0")
     assert machine.run()[0] == ""
     assert machine.run("bench")[0].startswith("system packages: installing gcc")
+
+
+def test_only_the_tests_need_a_compiler_for_guests(machine: Machine) -> None:
+    machine.has(fusermount3="exit 0")
+    assert machine.run()[0] == ""
+    assert machine.run("test")[0].startswith("system packages: installing tcc")

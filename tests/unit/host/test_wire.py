@@ -27,6 +27,7 @@ ATTRIBUTE = MdevAttribute("vendor", "name", writable=True)
 CALLS: list[Call] = [
     wire.Load("mtty", "mtty", {"ports": "24", "text": "ä,="}),
     wire.Unload("mtty"),
+    wire.Reload("mtty"),
     wire.Create("mtty", "mtty-1", UUID_),
     wire.Remove(UUID_),
     wire.Probe(UUID_),

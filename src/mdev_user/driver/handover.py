@@ -1,0 +1,64 @@
+# ruff: noqa: SLF001 - a device and its units are the framework's own
+"""Handover: a user of one device goes on with another, made of a newer class of the driver.
+
+What the user has in hand stays: its mappings, its eventfds, the memory that it maps, the config space. The state is
+saved and loaded; where it cannot be loaded the user finds a device that was reset (VFIO_DEVICE_RESET).
+"""
+
+from mdev_user.driver.attributes import carry_settings
+from mdev_user.driver.device import Device
+from mdev_user.driver.function import ResetKind
+from mdev_user.errors import DriverError, GuestError, StateError
+from mdev_user.vfio.device import VfioDevice
+from mdev_user.vfio.requests import GetIrqInfo, GetRegionInfo, Irq, Region
+
+
+def check_shapes(old: Device, new: Device) -> None:
+    """DriverError when a user of the one could not go on with the other: it was told of BARs and vectors long ago."""
+    for index in range(Region.COUNT):
+        before, after = (each.ioctl(GetRegionInfo(index)) for each in (old, new))
+        if before != after:
+            raise DriverError(f"BAR {index} is another one: its users would have to open the device again")
+    for irq in Irq:
+        if irq is not Irq.COUNT and old.ioctl(GetIrqInfo(irq)) != new.ioctl(GetIrqInfo(irq)):
+            raise DriverError(f"{irq.name} has other vectors: its users would have to open the device again")
+    try:
+        new._pci.config.load(old._pci.config.save())
+    except GuestError as error:
+        raise DriverError(
+            f"the config space is another one ({error}): its users would have to open it again"
+        ) from error
+
+
+def hand_over(device: VfioDevice, old: Device, new: Device) -> str:
+    """Let ``device``'s user, if it has one, go on with ``new``: a step, after `check_shapes`.
+
+    Returns why the state could not be loaded, nothing when it was. What the new driver raises otherwise leaves the old
+    device in use, its jobs started again.
+    """
+    carry_settings(new.function._plan.attributes, old.function._settings, new.function._settings)
+    if not device.opened:
+        device.replace(new)
+        return ""
+    state = old.save()
+    old.cancel_jobs()
+    try:
+        reason = _go_on(device, old, new, state)
+    except Exception:
+        device.replace(old)
+        old.load(state)
+        raise
+    old._vfio = None
+    return reason
+
+
+def _go_on(device: VfioDevice, old: Device, new: Device, state: bytes) -> str:
+    new.adopt_user(device, old._pci)
+    device.replace(new)
+    try:
+        new.load(state)
+    except StateError as error:
+        new._pci.irqs.set_level(False)
+        new._reset(ResetKind.FUNCTION)
+        return str(error)
+    return ""

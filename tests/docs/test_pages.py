@@ -1,0 +1,136 @@
+"""Every block of the tutorial, the how-to pages and the README is true; see ``page.py`` for what a block is."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from docs.page import ROOT, Reader, WrongPage, blocks_of, edited
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs/tutorial").glob("*.md"), *(ROOT / "docs/how-to").glob("*.md")])
+TOOLS = {"cc": "no C compiler"}
+
+
+def marks_of(path: Path) -> list[pytest.MarkDecorator]:
+    """A daemon shows its tree by FUSE."""
+    return [pytest.mark.fuse] if "mdev-user serve " in path.read_text() else []
+
+
+@pytest.mark.parametrize("path", [pytest.param(each, marks=marks_of(each), id=each.stem) for each in PAGES])
+def test_what_the_page_says_is_so(path: Path, tmp_path: Path) -> None:
+    for tool, reason in TOOLS.items():
+        if re.search(rf"^{tool} ", path.read_text(), re.MULTILINE) and shutil.which(tool) is None:
+            pytest.skip(reason)
+    with Reader(tmp_path) as reader:
+        reader.read(path)
+        assert {"python", "sh"} & set(reader.done)
+
+
+def test_the_pages_are_found() -> None:
+    assert {"README", "your-first-parent-driver", "read-a-register-map", "jobs"} <= {path.stem for path in PAGES}
+
+
+# --- the drivers of the pages -----------------------------------------------------------------------------------
+
+
+def drivers() -> Iterator[tuple[str, str]]:
+    """The Python files of all pages as they are in the end, each by a name of its own."""
+    for path in PAGES:
+        files: dict[str, str] = {}
+        for block in blocks_of(path):
+            named = block.file
+            if named is None or not named["name"].endswith(".py"):
+                continue
+            text = block.text
+            if named["place"]:
+                text = edited(files[named["name"]], text.partition("\n")[2], named["place"], named["kind"])
+            files[named["name"]] = text
+        for name, text in files.items():
+            yield f"{path.stem.replace('-', '_').lower()}__{name}", text
+
+
+def mypy(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--config-file", "", "--strict", "--python-version", "3.11"),
+            *("--cache-dir", str(ROOT / ".mypy_cache" / "pages"), *sorted(each.name for each in folder.iterdir())),
+        ],
+        cwd=folder,
+        env={**os.environ, "MYPYPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def test_a_type_checker_has_nothing_to_say_of_the_drivers(tmp_path: Path) -> None:
+    for name, text in drivers():
+        if "from mdev_user.testing" not in text:  # a test imports its driver by the name that it has in its page
+            (tmp_path / name).write_text(text)
+    assert len(list(tmp_path.iterdir())) > 10
+    done = mypy(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- negative controls: each kind of a wrong block is found -----------------------------------------------------
+
+LAMP = "```python\n# lamp.py\nclass Lamp:\n    on = 1\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("page", "complaint"),
+    [
+        ("```python\nassert 1 == 2\n```\n", r"page\.md:1: exit status 1\n.*AssertionError"),
+        ("text\n\n```python\nimport nothing_of_this_name\n```\n", r"page\.md:3: .*\n.*ModuleNotFoundError"),
+        ("```sh\nfalse\n```\n", "exit status 1"),
+        ("```sh\nfalse\ntrue\n```\n", "exit status 1"),
+        ("```sh\nno-command-of-this-name\n```\n", "not found"),
+        ("```sh\nmdev-user registers nothing\n```\n", "no parent driver nothing"),
+        ("```sh\nmake nothing-of-this-name\n```\n", "No rule to make target"),
+        ("```sh\necho 23\n```\n\n```text\n24\n```\n", r"page\.md:5: nothing printed is '24'"),
+        ("```sh\necho abc\n```\n\n```text\na...d\n```\n", r"nothing printed is 'a\.\.\.d'"),
+        ("```text\nabc\n```\n", "expected a program or a command before"),
+        (f"{LAMP}\n```text\nabc\n```\n", "expected a program or a command before"),
+        ("```\nabc\n```\n", "expected a language"),
+        ("```sh later\ntrue\n```\n", "given 'sh later'"),
+        ("```sh\ntrue\n", "has no end"),
+        (f"{LAMP}\n```python\n# lamp.py, in class Bulb\n    off = 2\n```\n", "has no class Bulb"),
+    ],
+)
+def test_a_wrong_page_is_found(page: str, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(page)
+    with Reader(tmp_path) as reader, pytest.raises(WrongPage, match=re.compile(complaint, re.DOTALL)):
+        reader.read(path)
+
+
+def test_what_is_done_in_a_guest_needs_a_daemon(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("```sh guest\ntrue\n```\n")
+    with Reader(tmp_path, lambda _sockets: pytest.fail("no mdev")) as reader, pytest.raises(WrongPage, match="serve"):
+        reader.read(path)
+
+
+def test_files_grow_as_a_page_says(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(
+        f"{LAMP}\n```python\n# lamp.py, in class Lamp\n    off = 2\n```\n"
+        "```python\nfrom lamp import Lamp\nprint(Lamp.on, Lamp.off)\n```\n```text\n1 2\n...\n```\n"
+        "```python\n# lamp.py, instead of class Lamp\nclass Lamp:\n    off = 3\n```\n"
+        "```python\nfrom lamp import Lamp\nassert not hasattr(Lamp, 'on')\nprint('off', Lamp.off)\n```\n"
+        "```text\no... 3\n```\n"
+    )
+    with Reader(tmp_path) as reader:
+        reader.read(path)
+    assert reader.done == ["file", "file", "python", "output", "file", "python", "output"]
+
+
+def test_a_type_checker_finds_a_wrong_driver(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text("from mdev_user.driver import Pool\n\nlanes: int = Pool('four')\n")
+    assert mypy(tmp_path).returncode == 1
