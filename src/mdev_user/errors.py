@@ -131,12 +131,6 @@ class MappingExists(GuestError):
     errno = _errno.EEXIST
 
 
-class NoMapping(GuestError):
-    """There is no such DMA mapping."""
-
-    errno = _errno.ENOENT
-
-
 class TooManyMappings(GuestError):
     """The agreed number of DMA mappings is reached."""
 

@@ -298,25 +298,31 @@ def test_a_tracer_that_is_killed_leaves_its_place_to_another(daemon: RunningDaem
         assert {next(each).kind for each in traces} == {"read"}
 
 
-def test_a_tracer_that_does_not_read_loses_lines_and_the_guest_no_time(daemon: RunningDaemon) -> None:
-    uuid, other = daemon.create(TYPE), daemon.create(TYPE)
-
-    def storm(uuid: UUID) -> float:
-        with daemon.guest(uuid) as guest:
-            began = monotonic()
-            for _ in range(15_000):
-                guest.region_read(0, WIDE, 8)
-            return monotonic() - began
-
-    untraced = storm(other)
-    with tracing(daemon, uuid, "-o", "json") as trace:
+def test_a_tracer_that_does_not_read_loses_lines_and_the_guest_does_not_wait(daemon: RunningDaemon) -> None:
+    uuid = daemon.create(TYPE)
+    with tracing(daemon, uuid, "-o", "json") as trace, daemon.guest(uuid) as guest:
         trace.process.send_signal(signal.SIGSTOP)
-        traced = storm(uuid)
+        for _ in range(15_000):  # more than there is room for on the way; had one of them to wait, it would be for ever
+            guest.region_read(0, WIDE, 8)
         trace.process.send_signal(signal.SIGCONT)
         lines = (json.loads(trace.out.readline()) for _ in range(20_000))
         lost = next(line for line in lines if line["kind"] == "lost")
-        assert lost["count"] > 0
-    assert traced < 10 * untraced + 1  # it did not wait for the reader, who was not there
+        assert 0 < lost["count"] < 15_000
+
+
+def test_a_trace_goes_on_with_a_newer_version_of_the_driver(tmp_path: Path) -> None:
+    file, source = tmp_path / "panel.py", Path(PANEL.partition(":")[0]).read_text()
+    file.write_text(source)
+    with RunningDaemon("--reload", f"{file}:PanelCard,name=panel") as daemon:
+        uuid = daemon.create(TYPE)
+        with daemon.guest(uuid) as guest, daemon.control.trace(uuid) as lines:
+            file.write_text(source.replace("wide = U64", "broad = U64"))
+            assert next(lines).kind == "reloaded"
+            guest.region_write(0, WIDE, b"\x05" + bytes(7))
+            written = next(lines)
+            assert written.decoded is not None
+            assert [(each.name, each.value) for each in written.decoded.registers] == [("regs.broad", 5)]
+            assert values(daemon, uuid)["regs.broad"].value == 5
 
 
 def test_a_trace_ends_when_the_mdev_does(daemon: RunningDaemon) -> None:

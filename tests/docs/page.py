@@ -1,13 +1,13 @@
-"""A page of the documentation, carried out: its files are written, its programs and commands run, their output compared.
+"""A page of the documentation, carried out: its files are written, its programs and commands are run and compared.
 
 What a block is follows from its language and its first line:
 
-* a first line ``# lamp.py`` (or ``/* lamp.c */``) names the file that the block is; ``# lamp.py, in class Lamp`` adds the
-  block to the end of that class, ``# lamp.py, instead of class Lamp`` replaces it;
+* a first line ``# lamp.py`` (or ``/* lamp.c */``) names the file that the block is; ``# lamp.py, in class Lamp`` adds
+  the block to the end of that class, ``# lamp.py, instead of class Lamp`` replaces it;
 * any other ``python`` block is a program of its own, and ``sh`` are commands, both run in the folder of the files;
 * ``sh guest`` are commands in a guest that has the mdevs which exist by then;
-* every other block is what the last program or command printed: each line is one of its lines; ``...`` stands for
-  anything, and a line that is nothing else for any lines.
+* every other block is what the last program or command printed: its lines are among those, in their order; ``...``
+  stands for anything.
 
 There is no other kind of block, so nothing in a page goes untried.
 """
@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
+from uuid import UUID
 
 from mdev_user.testing.daemon import RunningDaemon
 
@@ -162,6 +163,8 @@ class Reader:
                 *) {command} mdev_user "$name" {run_dir} "$@" ;;
                 esac
             }}
+            python() {{ "{sys.executable}" "$@"; }}
+            python() {{ "{sys.executable}" "$@"; }}
             pytest() {{ {command} pytest -q -p no:cacheprovider "$@"; }}
             make() {{ command make --dry-run -C "{ROOT}" "$@" >/dev/null; }}
         """
@@ -192,8 +195,8 @@ class Reader:
         if self._guest is None:
             if self._daemon is None:
                 raise WrongPage("expected `mdev-user serve ... &` and a create before what is done in a guest")
-            mdevs = self._daemon.control.mdevs()
-            self._guest = self._boot([Path(self._daemon.control.mdev(each.uuid).socket) for each in mdevs])
+            uuids = [UUID(each.uuid) for each in self._daemon.control.mdevs()]
+            self._guest = self._boot([self._daemon.run_dir.socket(uuid) for uuid in uuids])
         return self._guest.run(f"set -e\n{text}")
 
     # --- output -------------------------------------------------------------------------------------------------
@@ -203,11 +206,11 @@ class Reader:
             return
         if not self.done or self.done[-1] == "file":
             raise WrongPage("expected a program or a command before what it prints")
-        printed = [line.rstrip() for line in self._printed.splitlines()]
-        for line in text.splitlines():
+        printed = iter(self._printed.splitlines())
+        for line in filter(lambda each: each != "...", text.splitlines()):
             pattern = re.compile(".*".join(re.escape(part) for part in line.rstrip().split("...")))
-            if not any(pattern.fullmatch(each) for each in printed):
-                raise WrongPage(f"nothing printed is {line!r}:\n{self._printed}")
+            if not any(pattern.fullmatch(each.rstrip()) for each in printed):  # goes on behind the last one
+                raise WrongPage(f"nothing printed is {line!r}, or not in this order:\n{self._printed}")
 
 
 def edited(source: str, added: str, place: str, kind: str) -> str:

@@ -27,4 +27,5 @@ class WrongEdu(Edu):
 class Wrong(Card):
     """edu-1 is nearly an edu."""
 
+    driver_name = "edu"
     function = WrongEdu

@@ -14,6 +14,7 @@ from uuid import UUID
 import pytest
 
 from guest.compiler import compile_static
+from guest.scene import eventually
 from mdev_user.guests.arguments import device_arguments
 from mdev_user.guests.console import GuestCommandError
 from mdev_user.guests.rig import Rig
@@ -38,6 +39,8 @@ IDENTITY = "identity 010000ed"
 COPY = "fill 9 send 4096 fill 0 receive 4096 compare 9"
 """A page to the device's buffer, and back to where it has been wiped."""
 COPIED_BY_INTERRUPT = ("send by interrupt", "receive by interrupt", "compare same 4096")
+IOVA = 0x0ABC0000
+"""Where the program maps its page for a device behind the IOMMU."""
 SHORT, LONG = "patience 300", "patience 20000"
 """Milliseconds to wait for an interrupt that must not come, and for one that must."""
 
@@ -264,3 +267,20 @@ def test_a_program_that_cannot_hold_its_device_says_why(scene: Scene) -> None:
         scene.run("uio", "identity")
     with pytest.raises(GuestCommandError, match="no such edu"):
         scene.run("resource", "identity", 2)
+
+
+# --- the guest's IOMMU, over a reset (the last one: it boots the guest anew) ------------------------------------
+
+
+def test_a_reset_leaves_nothing_of_what_the_iommu_showed(scene: Scene) -> None:
+    """QEMU then unmaps all of the address space in large pieces, which are no mappings that it made."""
+    begun = scene.counter("dma_read_bytes")
+    scene.bind("vfio-pci")
+    scene.guest.run(f"/bin/edu_program vfio 0 {LONG} send 4096 wait >/dev/null 2>&1 </dev/null &")
+    eventually(lambda: scene.counter("dma_read_bytes") == begun + 4096, 20)
+    scene.guest.reset()
+    scene.load()
+    scene.run("resource", f"address {IOVA:#x} send 16")
+    assert scene.counter("dma_read_bytes") == begun + 4096
+    with scene.driven("vfio-pci"):
+        assert scene.run("vfio", COPY)[-1] == "compare same 4096"

@@ -24,7 +24,7 @@ def host() -> Iterator[RunningDaemon]:
 
 @pytest.fixture(scope="module")
 def guest(rig: Rig, host: RunningDaemon) -> Iterator[Guest]:
-    types = {"card": "rng-small", "vectoredcard": "rng-small", "nvme": "disk-4m"}
+    types = {"card": "rng-small", "vectoredcard": "vectored-small", "nvme": "disk-4m"}
     mdevs = [host.create(mdev_type, parent=parent) for parent, mdev_type in types.items()]
     files = {"virtio-rng.ko": lzma.decompress((rig.modules / RNG).read_bytes())}
     with Guest(rig, map(host.run_dir.socket, mdevs), files=files) as booted:

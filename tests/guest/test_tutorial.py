@@ -47,12 +47,13 @@ def libraries(tool: str) -> list[str]:
 
 
 def test_the_tutorial_is_true_to_its_last_line(rig: Rig, files: Mapping[str, bytes], tmp_path: Path) -> None:
-    with Reader(tmp_path, lambda sockets: boot(sockets)) as reader, ExitStack() as guests:
+    with ExitStack() as guests:
 
         def boot(sockets: Sequence[Path]) -> Guest:
             guest = guests.enter_context(Guest(rig, sockets, files=files))
             guest.run(f"chmod +x {' '.join(files)}")
             return guest
 
-        reader.read(PAGE)
+        with Reader(tmp_path, boot) as reader:
+            reader.read(PAGE)
         assert reader.done.count("guest") == 3

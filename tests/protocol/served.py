@@ -70,6 +70,9 @@ class Jobs:
         with self._step_lock:
             self._advance(work, None)
 
+    def cancel(self, work: Coroutine[object, bytes, None]) -> None:
+        raise NotImplementedError(work)
+
     def cancel_all(self) -> None:
         self.cancelled += 1
 

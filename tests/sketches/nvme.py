@@ -86,6 +86,8 @@ class Completions:
     interrupts: bool
     tail: int = 0
     phase: int = 1
+    storing: bool = False
+    """The first of those that wait is being stored: the guest may have seen it, and have said so, before we know."""
     waiting: tuple[bytes, ...] = ()
     """Commands that are done, and that the guest does not know of."""
 
@@ -175,8 +177,6 @@ class Disk(Function[Slice]):
                 return  # `complete` calls again
             command = Command(*SQE.unpack(await self.dma.read(own.base + SQE.size * own.head, SQE.size)))
             answer = await self.answer(ADMIN if queue == 0 else IO, command)
-            if self.submissions.get(queue) is not own:
-                return  # deleted meanwhile, or deleted itself
             head = (own.head + 1) % own.size
             self.submissions[queue] = replace(own, head=head)
             if answer:
@@ -190,15 +190,17 @@ class Disk(Function[Slice]):
         """Store what waits where the guest looks for it; storing an entry twice does no harm."""
         while (own := self.completions.get(queue)) and own.waiting:
             tail = (own.tail + 1) % own.size
-            if tail == self.regs.doorbell[queue].head:
-                return  # full, until the guest's doorbell
+            if not own.storing:
+                if tail == self.regs.doorbell[queue].head:
+                    return  # full, until the guest's doorbell
+                self.completions[queue] = replace(own, storing=True)
             entry = own.waiting[0]
             phased = bytes((*entry[:14], entry[14] | own.phase, entry[15]))
             await self.dma.write(own.base + CQE.size * own.tail, phased)
-            now = self.completions.get(queue)
-            if now is None or (now.base, now.tail, now.waiting[:1]) != (own.base, own.tail, (entry,)):
-                return  # deleted meanwhile
-            self.completions[queue] = replace(now, tail=tail, phase=own.phase ^ (tail == 0), waiting=now.waiting[1:])
+            now = self.completions[queue]  # more may wait by now
+            self.completions[queue] = replace(
+                now, tail=tail, phase=own.phase ^ (tail == 0), storing=False, waiting=now.waiting[1:]
+            )
             if own.interrupts:
                 self.completion.send(own.vector)
             for each, submissions in tuple(self.submissions.items()):
@@ -312,6 +314,7 @@ class Disk(Function[Slice]):
         queue = command.cdw10 & 0xFFFF
         if queue == 0 or queue not in self.submissions:
             return BAD_QUEUE, 0
+        self.serve.cancel(queue)
         del self.submissions[queue]
         return DONE, 0
 
@@ -320,6 +323,7 @@ class Disk(Function[Slice]):
         used = any(each.completions == queue for each in self.submissions.values())
         if used or queue not in self.completions:
             return BAD_QUEUE, 0
+        self.complete.cancel(queue)
         del self.completions[queue]
         return DONE, 0
 

@@ -240,6 +240,33 @@ def test_queue_that_is_deleted_under_way_completes_nothing_more(guest: Guest, ad
     assert create(admin, 1).do(0x00) == (0, 0)
 
 
+def test_command_is_completed_once_wherever_the_device_is_migrated(guest: Guest) -> None:
+    for steps in range(60):
+        admin = enable(guest)
+        queue = create(admin, 1, size=4)
+        guest.memory[DATA : DATA + 4] = pack("<I", steps)
+        queue.put(0x01, 1, 5, prp1=DATA)
+        queue.put(0x02, 2, 5, prp1=DATA + 0x1000)
+        queue.put(0x02, 3, 6, prp1=DATA + 0x2000)
+        queue.ring()
+        for _ in range(steps):
+            guest.step()
+        taken = list(queue.take())
+        guest.memory[DATA : DATA + 0x1000] = bytes(0x1000)  # the guest uses what it has back for something else
+        if 1 not in taken:
+            guest.memory[DATA : DATA + 4] = pack("<I", steps)
+        if 2 in taken:
+            assert guest.memory[DATA + 0x1000 : DATA + 0x1004] == pack("<I", steps)
+            guest.memory[DATA + 0x1000 : DATA + 0x2000] = bytes(0x1000)
+        guest.device.load(guest.device.save())
+        guest.run()
+        assert [*taken, *queue.take()] == [1, 2, 3]
+        assert guest.memory[DATA + 0x1000 : DATA + 0x1004] == (bytes(4) if 2 in taken else pack("<I", steps))
+        assert disk(guest).blocks[5][:4] == pack("<I", steps)
+        guest.write(Regs.config.enable, False)
+    assert guest.errors == 0
+
+
 HOSTILE: dict[str, Callable[[Guest, Queue], None]] = {
     "tail out of range": lambda guest, queue: guest.write(Regs.doorbell.tail, 16, 1),
     "head out of range": lambda guest, queue: guest.write(Regs.doorbell.head, 0xFFFF_FFFF, 1),

@@ -115,6 +115,29 @@ def test_reset_by_status_ends_what_is_under_way(guest: Guest) -> None:
         assert len(ring.request(8)) == 8
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_request_is_answered_once_wherever_the_device_is_migrated(guest: Guest, count: int) -> None:
+    ring = Ring(guest)
+    for steps in range(14 * count):
+        ring.start()
+        for index in range(count):
+            ring.describe(index, BUFFERS + 16 * index, 16)
+            ring.offer(index)
+        ring.kick()
+        for _ in range(steps):
+            guest.step()
+        taken = ring.taken()
+        for head, _length in taken:  # the guest uses its buffer for something else
+            guest.memory[BUFFERS + 16 * head : BUFFERS + 16 * head + 16] = bytes(16)
+        guest.device.load(guest.device.save())
+        guest.run()
+        assert taken + ring.taken() == [(each, 16) for each in range(count)]
+        for head, _length in taken:
+            assert guest.memory[BUFFERS + 16 * head : BUFFERS + 16 * head + 16] == bytes(16)
+        assert guest.read(Regs.isr) == 1
+    assert guest.errors == 0
+
+
 HOSTILE = {
     "descriptor out of range": lambda ring: (ring.describe(0, BUFFERS, 8, WRITE | NEXT, 64), ring.offer(0)),
     "head out of range": lambda ring: ring.offer(0xFFFF),

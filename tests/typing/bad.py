@@ -58,7 +58,7 @@ def wrong_answer(self: Engine) -> str:
     return self.uuid.hex
 
 
-@on_write_each(Regs.queue.tail)  # mistake (mypy, pyright): which queue?
+@on_write_each(Regs.queue.tail)  # mistake (mypy, pyright, import): which queue?
 def index_forgotten(self: Engine, value: int) -> None: ...
 
 

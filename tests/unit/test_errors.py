@@ -32,7 +32,6 @@ EXPECTED = {
     "MdevError": "EIO",
     "NoDevice": "ENODEV",
     "NoInstances": "EUSERS",
-    "NoMapping": "ENOENT",
     "NoSpace": "ENOSPC",
     "NotReady": "EAGAIN",
     "NotSupported": "EINVAL",

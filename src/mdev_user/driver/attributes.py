@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from typing_extensions import override
 
+from mdev_user.driver.arity import check_arity
 from mdev_user.driver.members import Member
 from mdev_user.driver.values import Encoded, Kind, encoded
 from mdev_user.errors import DriverError, InvalidValue, StateError
@@ -152,7 +153,13 @@ class Computed(Readable, Generic[T]):
 
 def attribute(*, group: str = "", unit: str = "") -> Callable[[Callable[[F], T]], Computed[T]]:
     """Make a method a read-only attribute: it computes the value when the file is read."""
-    return lambda compute: Computed(compute, group, unit)
+
+
+    def decorate(compute: Callable[[F], T]) -> Computed[T]:
+        check_arity("@attribute", compute)
+        return Computed(compute, group, unit)
+
+    return decorate
 
 
 def _text(value: object) -> str:

@@ -6,7 +6,7 @@ changed, interrupts follow at its end (`settle`).
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -61,6 +61,7 @@ class Device(DeviceOps):
         """Those under way, in the order in which they were started."""
         self._again: set[PendingJob] = set()
         """Workers among them that were called meanwhile."""
+        self._works: dict[PendingJob, Coroutine[object, bytes, None]] = {}
         self._counters = Counters()
         self._counted: GuestError | None = None
         self._vfio: VfioDevice | None = None
@@ -251,6 +252,15 @@ class Device(DeviceOps):
         if again:
             self._again.add(work)
 
+    def cancel(self, unit: AnyUnit, like: PendingJob) -> bool:
+        """End the jobs that were started like this."""
+        wanted = (like.unit, like.name, like.arguments)
+        found = [each for each in self.jobs if (each.unit, each.name, each.arguments) == wanted]
+        for each in found:
+            self._runner().cancel_job(self._works[each])
+            self._forget_job(unit, each)
+        return bool(found)
+
     def cancel_jobs(self) -> None:
         self._runner().cancel_jobs()
         self._forget_jobs()
@@ -262,9 +272,14 @@ class Device(DeviceOps):
     # --- inside ---------------------------------------------------------------------------------------------
 
     def _begin(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: of whatever parameters
-        self._runner().spawn(self._run(unit, job, work), work.name)
+        self._spawn(unit, job, work)
         self.jobs.append(work)
         _set_busy(unit, work, up=True)
+
+    def _spawn(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: as above
+        running = self._run(unit, job, work)
+        self._runner().spawn(running, work.name)
+        self._works[work] = running
 
     async def _run(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: of whatever parameters
         """A job from its start to its end; one that is cancelled is forgotten by whoever cancels it."""
@@ -280,8 +295,7 @@ class Device(DeviceOps):
 
     def _finish(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: of whatever parameters
         if work in self.jobs and not self._runs_again(unit, job, work):  # not there: it reset the device
-            self.jobs.remove(work)
-            _set_busy(unit, work, up=False)
+            self._forget_job(unit, work)
         unit._settle()
 
     def _runs_again(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> bool:  # Any: as above
@@ -290,7 +304,7 @@ class Device(DeviceOps):
         self._again.remove(work)
         work.slept.forget()
         try:
-            self._runner().spawn(self._run(unit, job, work), work.name)
+            self._spawn(unit, job, work)
         except GuestError as error:
             self.refuse(error)
             return False
@@ -322,9 +336,16 @@ class Device(DeviceOps):
                 if kind is ResetKind.POWER_ON or not member._sticky:
                     unit._state[member._name] = member._fresh()
 
+    def _forget_job(self, unit: AnyUnit, work: PendingJob) -> None:
+        self.jobs.remove(work)
+        self._again.discard(work)
+        del self._works[work]
+        _set_busy(unit, work, up=False)
+
     def _forget_jobs(self) -> None:
         self.jobs.clear()
         self._again.clear()
+        self._works.clear()
 
     def _forget_user(self) -> None:
         self._forget_jobs()

@@ -4,11 +4,12 @@
 A hook is a `def`: the guest's processor waits for it. Work that takes time, or DMA, is a `job` that it starts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from mdev_user.driver.arity import check_arity
 from mdev_user.errors import DriverError
 from mdev_user.regs.dispatch import ReadHook, WriteHook
 from mdev_user.regs.refs import INTEGER, Ref
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="AnyUnit")
 T = TypeVar("T")
 R = TypeVar("R", bound=Register)
+
+_PASSED: Mapping[str, tuple[str, ...]] = {
+    "on_write": ("value",),
+    "on_write_each": ("index", "value"),
+    "on_read": (),
+    "on_read_each": ("index",),
+}
+"""What a method is called with, by its decorator."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,7 @@ def _marked(mark: Mark) -> Callable[[_Method], _Method]:
                 f"{method.__name__}: expected a def for @{mark.decorator}, given an async def; the guest waits for it. "
                 f"Start a @job from it"
             )
+        check_arity(f"@{mark.decorator}", method, *_PASSED[mark.decorator])
         vars(method).setdefault("_marks", []).append(mark)
         return method
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeVar, overload
 
+from mdev_user.driver.arity import check_arity
 from mdev_user.driver.members import Member
 from mdev_user.errors import DriverError
 from mdev_user.regs.refs import BIT, Ref
@@ -58,6 +59,7 @@ class Pending(Member):
 
 def pending(compute: Callable[[F], bool]) -> Pending:
     """Make a method a computed pending bit for an `Interrupt`. It is looked at when a step ends: it must be quick."""
+    check_arity("@pending", compute)
     return Pending(compute)
 
 

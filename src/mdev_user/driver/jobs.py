@@ -90,16 +90,9 @@ class Job(Member, Generic[A]):
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "AnyUnit", owner: object) -> Callable[A, bool]: ...
-    def __get__(self, obj: "AnyUnit | None", owner: object) -> Self | Callable[A, bool]:
-        if obj is None:
-            return self
-
-        def start(*arguments: A.args, **keywords: A.kwargs) -> bool:
-            given = self._parameters.checked(arguments, keywords)
-            return obj._device.start(obj, self, PendingJob(obj._name, self._name, given))
-
-        return start
+    def __get__(self, obj: "AnyUnit", owner: object) -> "Starter[A]": ...
+    def __get__(self, obj: "AnyUnit | None", owner: object) -> "Self | Starter[A]":
+        return self if obj is None else Starter(self, obj)
 
     @override
     def _settle_types(self, owner: str) -> None:
@@ -108,6 +101,29 @@ class Job(Member, Generic[A]):
     def _same(self, _work: PendingJob, _under_way: list[PendingJob]) -> PendingJob | None:
         """The one under way that a call is about, where it starts none of its own."""
         return None
+
+
+class Starter(Generic[A]):
+    """A job of a device in use: called, it starts."""
+
+    __slots__ = ("_job", "_unit")
+
+    def __init__(self, job: Job[A], unit: "AnyUnit") -> None:
+        self._job, self._unit = job, unit
+
+    def __call__(self, *arguments: A.args, **keywords: A.kwargs) -> bool:
+        return self._unit._device.start(self._unit, self._job, self._pending(arguments, keywords))
+
+    def cancel(self, *arguments: A.args, **keywords: A.kwargs) -> bool:
+        """End those that were started with these arguments at their await; whether there were any.
+
+        One that cancels itself goes on to its next await.
+        """
+        return self._unit._device.cancel(self._unit, self._pending(arguments, keywords))
+
+    def _pending(self, arguments: tuple[object, ...], keywords: dict[str, object]) -> PendingJob:
+        given = self._job._parameters.checked(arguments, keywords)
+        return PendingJob(self._unit._name, self._job._name, given)
 
 
 class Worker(Job[A]):
@@ -189,6 +205,8 @@ def _decorator(name: str, kind: type[Job[Any]], busy: Ref[bool] | None, limit: i
     def decorate(body: Callable[Concatenate[F, A], Coroutine[object, object, None]]) -> Job[A]:
         if not iscoroutinefunction(body):
             raise DriverError(f"{getattr(body, '__name__', body)}: a job is an async def")
+        if not signature(body).parameters:
+            raise DriverError(f"{body.__name__}: @{name}: expected async def {body.__name__}(self, ...), given async def {body.__name__}()")
         return kind(body, busy, limit)
 
     return decorate

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from mdev_user.driver.members import Member
+from mdev_user.driver.pools import told_of_profile
 from mdev_user.errors import DriverError
 from mdev_user.units import PAGE
 
@@ -45,7 +46,7 @@ class Memory(Member):
         try:
             size = self._size if isinstance(self._size, int) else self._size(profile)
         except AttributeError as error:  # of a profile, whose type no checker knows there
-            raise DriverError(f"{self._name}: size: {error}") from error
+            raise DriverError(f"{self._name}: size: {told_of_profile(error, profile)}") from error
         if isinstance(size, int) and size > 0 and size % PAGE == 0:
             return size
         raise DriverError(f"{self._name}: size: expected a multiple of {PAGE:#x} bytes, given {size!r}")

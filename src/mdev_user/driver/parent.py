@@ -35,6 +35,8 @@ class Parent(MdevParentOps, Generic[P]):
     function: type[Function[P]]
     types: Mapping[str, P]
     _pools: ClassVar[Mapping[str, Pool]] = {}
+    _is_named: ClassVar[bool] = False
+    """Whether the author said what the driver is called, and it is not the function's name."""
     _readables: ClassVar[Mapping[MdevAttribute, Readable]] = {}
 
     @override
@@ -49,7 +51,8 @@ class Parent(MdevParentOps, Generic[P]):
             each._settle_types(name)  # noqa: SLF001 - our own
         cls._pools = dict(of_kind(members, Pool))
         check_types(name, cls._pools, getattr(cls, "types", None))
-        if "driver_name" not in members:
+        cls._is_named = cls._is_named or "driver_name" in vars(cls)
+        if not cls._is_named:
             cls.driver_name = function.__name__.lower()
         cls.attributes = tuple(each._mdev_attribute for each in function._plan.attributes)  # noqa: SLF001 - our own
         options = [Parameter(pool, Parameter.KEYWORD_ONLY, default=each.total) for pool, each in cls._pools.items()]

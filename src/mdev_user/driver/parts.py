@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 from typing_extensions import override
 
 from mdev_user.driver.members import Member
-from mdev_user.driver.pools import Profile
+from mdev_user.driver.pools import Profile, told_of_profile
 from mdev_user.driver.unit import Unit
 from mdev_user.errors import DriverError
 from mdev_user.regs.mistakes import number
@@ -76,5 +76,5 @@ class Parts(Member, Generic[U]):
         try:
             count = self._count if isinstance(self._count, int) else self._count(profile)
         except AttributeError as error:  # of a profile, whose type no checker knows there
-            raise DriverError(f"{self._name}: count: {error}") from error
+            raise DriverError(f"{self._name}: count: {told_of_profile(error, profile)}") from error
         return number(f"{self._name}: count", count, 0, MOST_PARTS)

@@ -116,14 +116,25 @@ def check_types(parent: str, pools: Mapping[str, Pool], types: object) -> None:
         _check_profile(f"{parent}: types[{name!r}]", pools, profile)
 
 
+def told_of_profile(error: AttributeError, profile: object) -> str:
+    """What is wrong when a function of the profile, such as the size of a `Memory`, raised ``error``."""
+    if error.obj is not profile or not isinstance(profile, Profile):
+        return str(error)
+    return _no_field(profile, error.name, {each.name for each in fields(profile)} - _TEXTS)
+
+
+def _no_field(profile: Profile, name: str, names: Iterable[str]) -> str:
+    meant = likeliest(name, names)
+    hint = meant if "did you mean" in meant else f"; add it: {name}: int"
+    return f"{type(profile).__name__} has no field {name}{hint}"
+
+
 def _check_profile(what: str, pools: Mapping[str, Pool], profile: Profile) -> None:
     settings = {each.name for each in fields(profile)} - pools.keys() - _TEXTS
     for pool, each in pools.items():
         amount = getattr(profile, pool, None)
         if amount is None:
-            meant = likeliest(pool, settings)
-            hint = meant if "did you mean" in meant else f"; add it: {pool}: int"
-            raise DriverError(f"{what}: {type(profile).__name__} has no field {pool}{hint}")
+            raise DriverError(f"{what}: {_no_field(profile, pool, settings)}")
         if not isinstance(amount, int) or not 0 <= amount <= each.total:
             raise DriverError(f"{what}: {pool}: expected a number from 0 to {each.total}, the pool's, given {amount!r}")
     if not any(amounts(profile, pools).values()):

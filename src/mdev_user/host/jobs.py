@@ -168,6 +168,14 @@ class Jobs:
         self._pending.add(job)
         self.resume(job, None)
 
+    def cancel(self, work: Coroutine[object, bytes, None]) -> None:
+        for job in self._pending:
+            if job.work is work:
+                self._pending.remove(job)
+                if job is not self._running:
+                    work.close()
+                return
+
     def cancel_all(self) -> None:
         pending, self._pending = self._pending, set()
         for job in pending:

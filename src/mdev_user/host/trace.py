@@ -73,7 +73,7 @@ class Tracer:
         self._guard = Lock()
         self._readers: dict[int, _Reader] = {}
         """Replaced, never changed: steps go through it while others come and go."""
-        self._watch = _Watch(device, user, self._put)
+        self._user = user
         self._number = 0
 
     def begin(self, reader: int) -> None:
@@ -83,9 +83,8 @@ class Tracer:
                 if len(self._readers) >= MOST_READERS:
                     raise Busy(f"{self._device.uuid} is traced {MOST_READERS} times, which is the most")
                 self._readers = {**self._readers, reader: _Reader(self._number)}
-            if len(self._readers) == 1:
-                self._watch.begin()
-                self._device.watch(self._watch)
+            if len(self._readers) == 1:  # a new one each time: it must keep no driver alive that was replaced
+                self._device.watch(_Watch(self._device, self._user, self._put))
 
     def end(self, reader: int) -> None:
         """``reader`` is gone. A stuck driver is not waited for: its next step sees that nobody reads."""
@@ -140,25 +139,19 @@ class _Watch:
     def __init__(self, device: VfioDevice, user: Callable[[], str], put: Callable[[_Event], None]) -> None:
         self._device = device
         self._counters = device.counters
-        self._ops: DeviceOps = device.ops
-        self._decoder: Decoder | None = None
         self._user = user
         self._put_now = put
         self._during: list[_Event] | None = None
         """What happened in the access that is under way, which is told first."""
-        self._interrupts = 0
-
-    def begin(self) -> None:
-        """What is told begins here."""
-        self._interrupts = self._counters.interrupts
-        self._ops = self._device.ops
-        self._decoder = self._ops.decoder()
+        self._interrupts = device.counters.interrupts
+        self._ops: DeviceOps = device.ops
+        self._decoder = self._new_decoder()
 
     def read(self, region: int, offset: int, count: int) -> bytes:
         event = self._look("read", region, offset, count)
         try:
             data = self._ops.read(region, offset, count)
-        except Exception as error:
+        except BaseException as error:
             self._refused(event, error)
             raise
         event.data = data[:_KEPT_DATA]
@@ -170,7 +163,7 @@ class _Watch:
         event.data = data[:_KEPT_DATA]
         try:
             self._ops.write(region, offset, data)
-        except Exception as error:
+        except BaseException as error:
             self._refused(event, error)
             raise
         self._performed(event)
@@ -178,16 +171,21 @@ class _Watch:
     def ioctl(self, request: Request) -> Reply:
         reply = self._ops.ioctl(request)
         if isinstance(request, Reset):
-            self._decoder = self._ops.decoder()  # what it reset is no news
+            self._decoder = self._new_decoder()  # what it reset is no news
             self._put(_Event("reset"))
         return reply
 
     def opened(self) -> None:
-        self.begin()
+        self._decoder = self._new_decoder()  # what happened before is no news
         self._put(_Event("opened", text=self._user()))
 
     def closed(self) -> None:
         self._put(_Event("closed", text=self._user()))
+
+    def replaced(self) -> None:
+        self._ops = self._device.ops
+        self._decoder = self._new_decoder()
+        self._put(_Event("reloaded"))
 
     def spawned(self, name: str) -> None:
         self._put(_Event("job", text=name))
@@ -200,17 +198,31 @@ class _Watch:
         if self._decoder is not None:
             try:
                 event.sighting = self._decoder.look(region, offset, size, written=kind == "write")
-            except Exception:  # noqa: BLE001 - a mistake of the tool's must not become the guest's
-                _log.exception("%s: the trace goes on without names", self._device.uuid)
-                self._decoder = None
+            except Exception:  # noqa: BLE001 - as in _new_decoder
+                self._go_on_without_names()
         return event
+
+    def _new_decoder(self) -> Decoder | None:
+        try:
+            return self._ops.decoder()
+        except Exception:  # noqa: BLE001 - a mistake in what only looks must not become the guest's trouble
+            self._go_on_without_names()
+            return None
+
+    def _go_on_without_names(self) -> None:
+        _log.exception("%s: the trace goes on without names", self._device.uuid)
+        self._decoder = None
 
     def _performed(self, event: _Event) -> None:
         if event.sighting is not None:
-            event.sighting.end()
+            try:
+                event.sighting.end()
+            except Exception:  # noqa: BLE001 - as in _new_decoder
+                self._go_on_without_names()
+                event.sighting = None
         self._told(event)
 
-    def _refused(self, event: _Event, error: Exception) -> None:
+    def _refused(self, event: _Event, error: BaseException) -> None:
         event.sighting, event.text = None, str(error) or type(error).__name__
         self._told(event)
 

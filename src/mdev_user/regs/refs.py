@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from typing_extensions import override
 
 from mdev_user.errors import DriverError
+from mdev_user.regs.mistakes import likeliest, number
 
 T = TypeVar("T")
 
@@ -85,8 +86,20 @@ class Ref(Generic[T]):
 
     def equals(self, value: T) -> "Ref[bool]":
         """True while these bits hold ``value``."""
-        wanted = self.encode(value)
+        wanted = self._wanted(value)
         return replace(self, codec=BIT, wanted=wanted)  # type: ignore[return-value, arg-type]  # replace() keeps T
+
+    def _wanted(self, value: T) -> int:
+        """The bits of ``value``; DriverError when these bits can never hold it."""
+        kind, what = self.codec.decode, f"{self}.equals".removeprefix(".")
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            if not isinstance(value, kind):
+                raise DriverError(f"{what}: expected a {kind.__name__}, given {value!r}{_member(kind, value)}")
+        elif kind is bool and value not in {True, False}:
+            raise DriverError(f"{what}: expected True or False, given {value!r}")
+        elif not isinstance(value, int):
+            raise DriverError(f"{what}: expected an int, given {value!r}")
+        return number(what, self.encode(value), 0, (1 << self.width) - 1)
 
     @property
     def mask(self) -> int:
@@ -101,3 +114,11 @@ class Ref(Generic[T]):
     def __str__(self) -> str:
         names = (self.place.bar.__name__ if self.place.bar else "", self.place.path, self.field)
         return ".".join(name for name in names if name)
+
+
+def _member(kind: type[Enum], value: object) -> str:
+    """The end of a message: the member that was probably meant, or those there are."""
+    for name, each in kind.__members__.items():
+        if each.value == value:
+            return f"; did you mean {kind.__name__}.{name}?"
+    return likeliest(str(value), [f"{kind.__name__}.{name}" for name in kind.__members__])

@@ -29,24 +29,19 @@ class FreshInterpreters:
         """DriverError for a class that cannot be imported by its name; ``preamble`` is run before it is."""
         self._birth = Birth(sys.path, parent.__module__, _file(parent), parent.__qualname__, preamble)
         self._seed = seed
-        self.spent = 0.0
         self._process: subprocess.Popen[bytes] | None = None
 
     def do(self, task: Task) -> Reply:
         """The reply; of a task that ended its interpreter, a Finding that says so."""
         process = self._running()
-        import time
-        t = time.monotonic()
         write_frame(_pipe(process.stdin), encode(task))
         data = read_frame(_pipe(process.stdout))
-        self.spent += time.monotonic()-t
         if data is None:
             self._end()
             return Finding("the interpreter ended without an answer")
         return decode_reply(data)
 
     def __enter__(self) -> Self:
-        self._running()
         return self
 
     def __exit__(

@@ -124,9 +124,9 @@ class Guest(NamedRegisters):
         self.memory.map(address, size)
 
     def unmap(self, address: int, size: int) -> None:
-        """Take memory away that was given in one piece. NoMapping (ENOENT) when it was not."""
+        """Take away what memory is in the range. GuestError (EINVAL) when a piece lies only partly in it."""
         self._vfio.dma.unmap(address, size)
-        self.memory.unmap(address)
+        self.memory.unmap(address, size)
 
     # --- jobs and time --------------------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ class Invariants:
         self._note_listening()
         self._check_identity()
         self._check_pin(seen)
+        self._check_signals(seen)
         self._check_messages(seen)
         self._check_jobs()
 
@@ -81,6 +82,16 @@ class Invariants:
         if seen.pin != expected:
             names = ", ".join(up) or "no interrupt"
             raise Broken(f"the INTx pin is {'up' if seen.pin else 'down'}, while {names} is pending and enabled")
+
+    def _check_signals(self, seen: Seen) -> None:
+        """A guest that has served INTx and unmasks it is interrupted again while the pin is up, and only then."""
+        guest = self._player.guest
+        if guest.listens_to is not Irq.INTX:
+            return
+        before = guest.signals
+        guest.unmask()
+        if guest.signals - before != seen.pin:
+            raise Broken(f"INTx interrupted {guest.signals - before} times when unmasked, with the pin {seen.pin:d}")
 
     def _note_listening(self) -> None:
         match self._operation:

@@ -39,14 +39,14 @@ class Map:
     """What can be done to one type of device."""
 
     setting: Setting
-    targets: list[Target] = field(default_factory=list)
-    commands: list[Target] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list, repr=False)
+    commands: list[Target] = field(default_factory=list, repr=False)
     """The registers that have a method for their writes."""
-    sizes: dict[int, int] = field(default_factory=dict)
+    sizes: dict[int, int] = field(default_factory=dict, repr=False)
     """Of the regions."""
-    attributes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    attributes: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     """What to store in those that can be written."""
-    kinds: list[int] = field(default_factory=lambda: [int(Irq.INTX)])
+    kinds: list[int] = field(default_factory=lambda: [int(Irq.INTX)], repr=False)
     """Of interrupts."""
 
 

@@ -55,6 +55,12 @@ class Store(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
+class Show(msgspec.Struct, frozen=True, tag=True):
+    """The operator reads an attribute."""
+
+    name: str
+
+
 class Poke(msgspec.Struct, frozen=True, tag=True):
     """The guest writes its own memory."""
 
@@ -68,7 +74,7 @@ class Listen(msgspec.Struct, frozen=True, tag=True):
     kind: int
 
 
-Operation: TypeAlias = Read | Write | Step | Run | Advance | Reset | Reopen | Store | Poke | Listen
+Operation: TypeAlias = Read | Write | Step | Run | Advance | Reset | Reopen | Store | Show | Poke | Listen
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -100,3 +106,15 @@ class Finding(msgspec.Struct, frozen=True, tag=True):
     """What led to it, the last being where it was seen; of a difference, what came before the device was saved."""
     after: tuple[Operation, ...] | None = None
     """Of a difference between a device that went on and one that was saved and loaded: what came then."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What was tried of a driver."""
+
+    driver: str
+    checks: tuple[str, ...]
+    """A line for each."""
+
+
+class CheckFailed(AssertionError):
+    """A driver does what none may do. The message has what that is, and a script that shows it."""

@@ -9,6 +9,7 @@ import msgspec
 from mdev_user.driver.assembly import Place
 from mdev_user.driver.dma import Unbounded
 from mdev_user.driver.members import declarations
+from mdev_user.driver.memory import Memory
 from mdev_user.driver.parent import Parent
 from mdev_user.errors import GuestError, MdevError
 from mdev_user.pci import layout
@@ -26,6 +27,7 @@ from mdev_user.testing.operations import (
     Run,
     Seen,
     Setting,
+    Show,
     Step,
     Store,
     Write,
@@ -101,6 +103,11 @@ class Player:
                 return self._seen(b"", "", 0)
         raise Broken(f"the device's jobs go on for {MOST_STEPS} steps without waiting for time to pass")
 
+    @property
+    def moment(self) -> object:
+        """Another one when any job has begun or gone on."""
+        return self.guest._stretches.ran, len(self.guest.device.jobs)  # noqa: SLF001 - the same package
+
     def _check_transfers(self) -> None:
         """A length comes from a guest: a driver bounds it, and does not leave that to us."""
         refused = self.guest.refused
@@ -162,6 +169,14 @@ class Player:
                 if isinstance(each, Bar):
                     yield place, each
 
+    def memories(self) -> Iterator[tuple[int, int, int]]:
+        """Region, offset and size of each `Memory`."""
+        for place in self.guest.places():
+            for each in declarations(place.kind).values():
+                if isinstance(each, Memory):
+                    size = each._bytes(self.guest.device.function.profile)  # noqa: SLF001 - our own
+                    yield place.bar + each._index, each._offset, size  # noqa: SLF001 - our own
+
     # --- state ----------------------------------------------------------------------------------------------
 
     def save(self) -> Checkpoint:
@@ -195,6 +210,7 @@ _PERFORM: dict[type, Callable[[Player, Any], bytes | None]] = {  # Any: the kind
     Reset: lambda player, _operation: player.guest.reset(),
     Reopen: lambda player, _operation: player.reopen(),
     Store: lambda player, operation: player.guest.store(operation.name, operation.text),
+    Show: lambda player, operation: player.guest.show(operation.name).encode(),
     Poke: Player.poke,
     Listen: lambda player, operation: player.listen(operation.kind),
 }

@@ -30,9 +30,11 @@ class Ram:
         self.changes += 1
         self.blocks = dict(sorted({**self.blocks, address: size}.items()))
 
-    def unmap(self, address: int) -> None:
+    def unmap(self, address: int, size: int) -> None:
+        """All that is in the range. The caller has seen that nothing is there only partly."""
         self.changes += 1
-        end = address + self.blocks.pop(address)
+        end = address + size
+        self.blocks = {at: each for at, each in self.blocks.items() if not address <= at < end}
         self._pages = {at: page for at, page in self._pages.items() if not address <= at < end}
 
     def read(self, address: int, length: int) -> bytes:

@@ -25,7 +25,10 @@ READABLE, WRITABLE = {RW, RO, RW1C, RW1S, RC}, {RW, WO, RW1C, RW1S}
 
 
 class RuleAccess(msgspec.Struct, frozen=True):
-    """A read of ``count`` bytes; a write of ``data``; or, of the register ``offset``, what its device does."""
+    """A read of ``count`` bytes; a write of ``data``.
+
+    Or the device sets register number ``offset`` as a whole (device), or field number ``count`` of it (field).
+    """
 
     kind: str
     offset: int
@@ -49,7 +52,7 @@ class Bits:
     """Registers as bits, each with its kind."""
 
     def __init__(self, bar: type[Bar]) -> None:
-        self.size = bar._size
+        self.bar, self.size = bar, bar._size
         self.slots: Sequence[Slot] = bar._layout.slots
         self.values = [slot.reset for slot in self.slots]
         self.counted = 0
@@ -83,6 +86,11 @@ class Bits:
                 for byte in range(at, stop):
                     self._write_byte(number, byte - self.slots[number].offset, data[byte - offset])
             at = stop
+
+    def set_bits(self, number: int, lsb: int, width: int, value: int) -> None:
+        """What the device does: it is the hardware, and may set every bit."""
+        mask = ((1 << width) - 1) << lsb
+        self.values[number] = self.values[number] & ~mask | value << lsb & mask
 
     def _turn(self, at: int, end: int, concerned: set[Access]) -> tuple[int | None, int]:
         """Which register's turn it is at a byte, and where it ends."""
@@ -168,11 +176,8 @@ def run_rules(parent: _AnyParent, unit: str, name: str, accesses: Sequence[RuleA
 
 
 def _compare(space: RegisterSpace, expected: Bits, access: RuleAccess) -> str:
-    if access.kind == "device":
-        number = access.offset % len(expected.slots)
-        space.values[number] = expected.values[number] = (
-            int.from_bytes(access.data, "little") & expected.slots[number].full
-        )
+    if access.kind in _DEVICE:
+        _DEVICE[access.kind](space, expected, access.offset % len(expected.slots), access)
         return ""
     count = access.count if access.kind == "read" else len(access.data)
     if access.offset + count > expected.size:
@@ -187,6 +192,44 @@ def _compare(space: RegisterSpace, expected: Bits, access: RuleAccess) -> str:
         if given == wanted
         else f"a read of {count} bytes at {access.offset:#x} gives {given.hex()}: expected {wanted.hex()}"
     )
+
+
+def _set_register(space: RegisterSpace, expected: Bits, number: int, access: RuleAccess) -> None:
+    value = int.from_bytes(access.data, "little") & expected.slots[number].full
+    space.values[number] = value
+    expected.set_bits(number, 0, 8 * expected.slots[number].size, value)
+
+
+def _set_field(space: RegisterSpace, expected: Bits, number: int, access: RuleAccess) -> None:
+    """By its name, as a driver does."""
+    slot = expected.slots[number]
+    field = slot.fields[access.count % len(slot.fields)] if slot.fields else None
+    if field is None:
+        return
+    bits = int.from_bytes(access.data, "little") & ((1 << field.width) - 1)
+    try:
+        value = field.codec.decode(bits)
+    except ValueError:  # an enumeration of what only the device sets need not have them all
+        return
+    holder, name = _named(expected.bar._on(space.values, 0), slot)
+    if field.name:
+        holder, name = getattr(holder, name) if name else holder, field.name
+    setattr(holder, name, value)
+    expected.set_bits(number, field.lsb, field.width, bits)
+
+
+def _named(view: object, slot: Slot) -> tuple[Any, str]:  # Any: views of all classes
+    """What has the register, and by which name; an element of an array of registers has no name."""
+    *path, name = slot.path.split(".")
+    for each in path:
+        view = getattr(view, each)
+        view = view if slot.element is None else view[slot.element]  # type: ignore[index]  # an array's elements
+    if slot.element is not None and not path:
+        return getattr(view, name)[slot.element], ""
+    return view, name
+
+
+_DEVICE = {"device": _set_register, "field": _set_field}
 
 
 def _compare_outside(space: RegisterSpace, access: RuleAccess) -> str:
@@ -214,6 +257,11 @@ def shown(bar: type[Bar], access: RuleAccess) -> str:
             slot = bar._layout.slots[access.offset % len(bar._layout.slots)]
             value = int.from_bytes(access.data, "little") & slot.full
             return f"the device sets {slot.name} to {value:#x}"
+        case "field":
+            slot = bar._layout.slots[access.offset % len(bar._layout.slots)]
+            names = [field.name for field in slot.fields] or [""]
+            value = int.from_bytes(access.data, "little")
+            return f"the device sets {slot.name}.{names[access.count % len(names)]} to the low bits of {value:#x}"
         case "read":
             return f"read {access.count} bytes at {access.offset:#x}"
         case _:

@@ -21,6 +21,7 @@ from mdev_user.testing.operations import (
     Reset,
     Run,
     Setting,
+    Show,
     Step,
     Store,
     Write,
@@ -129,6 +130,7 @@ _LINES: dict[type, Callable[[Names, Any, bool], list[str]]] = {  # Any: the kind
     Reset: lambda _names, _reset, _each: ["guest.reset()"],
     Reopen: _reopen,
     Store: lambda _names, store, _each: [f'guest.store("{store.name}", {store.text!r})'],
+    Show: lambda _names, show, _each: [f'guest.show("{show.name}")'],
     Poke: _poke,
     Listen: lambda _names, listen, _each: [_LISTEN[listen.kind]],
 }

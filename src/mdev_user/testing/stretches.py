@@ -30,6 +30,8 @@ class Stretches:
     def __init__(self, ram: Ram) -> None:
         self.now = 0.0
         """Seconds since the device was made."""
+        self.ran = 0
+        """Stretches, so far."""
         self.reached_memory: set[int] = set()
         """The jobs that have used DMA."""
         self._ready: list[_Entry] = []
@@ -106,6 +108,7 @@ class Stretches:
         self.reached_memory.clear()
 
     def _run(self, entry: _Entry) -> bool:
+        self.ran += entry.is_stretch
         self._current, self._answered = entry.job, -1 if entry.is_stretch else entry.job
         try:
             entry.call()

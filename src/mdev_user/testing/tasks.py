@@ -9,18 +9,23 @@ import msgspec
 
 from mdev_user.driver.parent import Parent
 from mdev_user.errors import StateError
+from mdev_user.pci import layout
 from mdev_user.testing.accounts import Change, run_changes
 from mdev_user.testing.copies import in_copy
 from mdev_user.testing.invariants import Invariants
 from mdev_user.testing.mutations import Mutation, mutated
-from mdev_user.testing.operations import Finding, Operation, Read, Seen, Setting
+from mdev_user.testing.operations import Finding, Operation, Read, Seen, Setting, Show, Write
 from mdev_user.testing.player import Broken, Checkpoint, Player
 from mdev_user.testing.rules import RuleAccess, run_rules
+from mdev_user.units import PAGE
+from mdev_user.vfio.requests import Region
 
 AnyParent: TypeAlias = type[Parent[Any]]  # Any: of whatever profile
 
 MOST_SWEPT = 200
 """Registers that are read at the end, to see what is different in them."""
+MOST_PAGES = 16
+"""Of each memory that the guest maps, from its start, likewise."""
 
 
 class Explore(msgspec.Struct, frozen=True, tag=True):
@@ -134,9 +139,12 @@ def _explore(parent: AnyParent, task: Explore, done: list[Operation]) -> Reply:
     bystander = Player(parent, task.setting)
     untouched = bystander.save()
     points: list[Point] = []
+    last: object = None
     for operation in task.before:
         for seen in invariants.watched(operation):
-            if player.guest.device.jobs and len(points) < task.points and not isinstance(operation, Read):
+            moment = player.moment
+            if player.guest.device.jobs and moment != last and len(points) < task.points:
+                last = moment
                 points.append(_point(player, task))
             invariants.check(seen)
     points.append(_point(player, task))
@@ -172,12 +180,16 @@ def _go_on(player: Player, after: tuple[Operation, ...], again: bytes) -> Played
 
 
 def _sweep(player: Player) -> list[Operation]:
-    """A read of each register, whatever that does."""
-    found: list[Operation] = []
+    """What shows all that there is: messages that wait are sent, registers are read, whatever that does."""
+    found: list[Operation] = [Write(int(Region.CONFIG), layout.COMMAND, b"\x07\x00")]
     for place, bar in player.bars():
         region = place.bar + bar._number  # noqa: SLF001 - our own
         found += [Read(region, slot.offset, slot.size) for slot in bar._layout.slots]  # noqa: SLF001 - our own
-    return found[:MOST_SWEPT]
+    found[MOST_SWEPT:] = []
+    found += [Show(f"{each.group}/{each.name}".removeprefix("/")) for each in player.guest.parent.attributes]
+    for region, start, size in player.memories():
+        found += [Read(region, start + at, PAGE) for at in range(0, min(size, MOST_PAGES * PAGE), PAGE)]
+    return found
 
 
 def _rules(parent: AnyParent, task: Rules, _done: list[Operation]) -> Reply:

@@ -45,6 +45,10 @@ class Watcher(Protocol):
 
     def closed(self) -> None: ...
 
+    def replaced(self) -> None:
+        """The device has other operations from now on."""
+        ...
+
     def spawned(self, name: str) -> None:
         """A job of this name is started."""
         ...
@@ -118,6 +122,8 @@ class VfioDevice:
         if self.opened:
             self.mmap = ops.mmap
             self._bind()
+        if self._watcher is not None:
+            self._watcher.replaced()
 
     def close(self) -> None:
         """End the user's use: jobs first, then mappings, then the driver; nothing of the user is left."""
@@ -142,6 +148,10 @@ class VfioDevice:
     def now(self) -> float:
         """The clock of the jobs, in seconds."""
         return self._runner().now
+
+    def cancel_job(self, work: Coroutine[object, bytes, None]) -> None:
+        """One that was spawned ends at its await; at its next, if it calls this itself."""
+        self._runner().cancel(work)
 
     def cancel_jobs(self) -> None:
         """Jobs end at their await; one that calls this, at its next."""

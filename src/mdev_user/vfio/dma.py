@@ -5,13 +5,13 @@ VMM with a message. A driver does not see the difference: it awaits. Where the b
 by the layer that received the file descriptor.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Protocol
 
-from mdev_user.errors import DmaFault, GuestError, MappingExists, NoMapping, TooManyMappings
+from mdev_user.errors import DmaFault, GuestError, MappingExists, TooManyMappings
 from mdev_user.units import PAGE
 
 LARGEST_MAPPING = 8 << 40
@@ -119,19 +119,32 @@ class DmaMappings:
         self._mappings.insert(at, mapping)
 
     def unmap(self, iova: int, size: int) -> None:
-        """VFIO's UNMAP_DMA of exactly one mapping. ENOENT when there is none with this start and size."""
-        at = bisect_right(self._starts, iova) - 1
-        if at < 0 or (mapping := self._mappings[at]).iova != iova or mapping.size != size:
-            raise NoMapping(f"no DMA mapping of {size:#x} bytes at {iova:#x}; unmap what was mapped, whole")
-        del self._starts[at], self._mappings[at]
-        if mapping.backing is not None:
-            mapping.backing.close()
+        """VFIO's UNMAP_DMA of every mapping in the range, be it none.
+
+        EINVAL, and nothing is unmapped, when a mapping lies only partly in the range, or the range is none of pages.
+        So does the kernel's type1 IOMMU (version 2, drivers/vfio/vfio_iommu_type1.c). A client need not know what it
+        mapped: for a guest with an IOMMU, QEMU unmaps all of the address space in large pieces when the guest resets.
+        """
+        _check_pages("unmapping", iova, size)
+        end = iova + size
+        first, last = bisect_left(self._starts, iova), bisect_left(self._starts, end)
+        self._check_edge(first, iova, iova, size)
+        self._check_edge(last, end, iova, size)
+        gone = self._mappings[first:last]
+        del self._starts[first:last], self._mappings[first:last]
+        _close(gone)
 
     def unmap_all(self) -> None:
         mappings, self._mappings, self._starts = self._mappings, [], []
-        for mapping in mappings:
-            if mapping.backing is not None:
-                mapping.backing.close()
+        _close(mappings)
+
+    def _check_edge(self, at: int, edge: int, iova: int, size: int) -> None:
+        """``at`` is how many mappings start below ``edge``, one end of a range that is unmapped."""
+        if at and _end(cut := self._mappings[at - 1]) > edge:
+            raise GuestError(
+                f"DMA unmapping of {size:#x} bytes at {iova:#x} would split the mapping of {cut.size:#x} bytes at "
+                f"{cut.iova:#x}; unmap that whole"
+            )
 
     def segments(self, iova: int, length: int, needed: DmaFlags) -> list[Segment]:
         """The mappings that an access touches, in order. EFAULT unless every byte is mapped with ``needed``."""
@@ -158,10 +171,20 @@ def _end(mapping: Mapping) -> int:
 def _check_range(iova: int, size: int) -> None:
     if size <= 0 or size > LARGEST_MAPPING:
         raise GuestError(f"DMA mapping of {size:#x} bytes: expected 1 to {LARGEST_MAPPING:#x}")
-    if iova < 0 or iova + size > ADDRESS_SPACE:
-        raise GuestError(f"DMA mapping at {iova:#x} of {size:#x} bytes leaves the 64-bit address space")
+    _check_pages("mapping", iova, size)
+
+
+def _check_pages(what: str, iova: int, size: int) -> None:
+    if iova < 0 or size <= 0 or iova + size > ADDRESS_SPACE:
+        raise GuestError(f"DMA {what} of {size:#x} bytes at {iova:#x}: expected some of the 64-bit address space")
     if iova % PAGE or size % PAGE:
-        raise GuestError(f"DMA mapping at {iova:#x} of {size:#x} bytes: expected multiples of {PAGE}")
+        raise GuestError(f"DMA {what} of {size:#x} bytes at {iova:#x}: expected multiples of {PAGE}")
+
+
+def _close(mappings: list[Mapping]) -> None:
+    for mapping in mappings:
+        if mapping.backing is not None:
+            mapping.backing.close()
 
 
 def _overlap(new: Mapping, old: Mapping) -> str:

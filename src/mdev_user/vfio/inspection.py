@@ -108,7 +108,8 @@ class TraceLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happened to a watched device."""
 
     kind: str
-    """``read``, ``write``, ``reset``, ``job`` (one was started), ``interrupt``, ``opened``, ``closed`` or ``lost``."""
+    """``read``, ``write``, ``reset``, ``job`` (one was started), ``interrupt``, ``opened``, ``closed``, ``reloaded``
+    (there is another version of the driver), ``lost`` or, last in a trace on the control socket, ``ended``."""
     time: float
     """Seconds since 1970."""
     region: int = -1

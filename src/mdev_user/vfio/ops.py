@@ -64,6 +64,9 @@ class JobRunner(Protocol):
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None: ...
 
+    def cancel(self, work: Coroutine[object, bytes, None]) -> None:
+        """End one of them, as `cancel_all` does; nothing when it has ended."""
+
     def cancel_all(self) -> None:
         """End every coroutine at its await. One that is running, and so calls this, is closed at its next one."""
 

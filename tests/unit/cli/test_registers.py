@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,6 @@ ROOT = Path(__file__).parents[3]
 GOLDEN = Path(__file__).with_name("golden")
 PARENTS = {"crc": "crc", "queues": f"{ROOT / 'tests/unit/driver/queues.py'}:QueueCard"}
 FORMS = {"md": "markdown", "h": "c", "json": "json"}
-HOW_TO = ROOT / "docs/how-to/read-a-register-map.md"
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
@@ -184,34 +182,3 @@ def test_an_unknown_driver_is_answered_with_the_likeliest() -> None:
 
 def test_an_unknown_form_is_wrong_usage() -> None:
     assert run("crc", "-o", "yaml").exit_code == 2
-
-
-# --- the how-to ---------------------------------------------------------------------------------------------------
-
-
-def blocks() -> list[tuple[str, str]]:
-    """The language and the text of each block of the how-to."""
-    return re.findall(r"^```(\w+)\n(.*?)^```", HOW_TO.read_text(), re.DOTALL | re.MULTILINE)
-
-
-def shell(commands: str, folder: Path) -> str:
-    script = f'mdev-user() {{ "{sys.executable}" -m mdev_user "$@"; }}\n{commands}'
-    done = subprocess.run(["bash", "-euc", script], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@needs_cc
-def test_the_how_to_is_true(tmp_path: Path) -> None:
-    """Its files are written, its commands run, and its outputs are lines of what they print."""
-    printed, compared, ran = "", 0, 0
-    for language, text in blocks():
-        if language == "sh":
-            printed, ran = shell(text, tmp_path), ran + 1
-        elif name := re.match(r"(?:#|/\*) ([\w.]+\.(?:py|c)) ?", text):
-            (tmp_path / name[1]).write_text(text)
-        else:
-            lines = printed.splitlines()
-            assert [line for line in text.splitlines() if line not in lines] == []
-            compared += 1
-    assert (ran, compared) == (5, 3)

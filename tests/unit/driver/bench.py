@@ -26,6 +26,10 @@ class Jobs:
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
         self.waiting.append((name, work))
 
+    def cancel(self, work: Coroutine[object, bytes, None]) -> None:
+        self.waiting = [each for each in self.waiting if each[1] is not work]
+        work.close()
+
     def cancel_all(self) -> None:
         for _name, work in self.waiting:
             work.close()

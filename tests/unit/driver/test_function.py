@@ -1,6 +1,7 @@
 """Function classes: no state but what is declared, and mistakes told when the class is created."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,14 +18,18 @@ from mdev_user.driver import (
     Function,
     Interrupt,
     Memory,
+    Part,
+    Parts,
     PciId,
     Profile,
     Register,
     RegisterFile,
     Saved,
+    attribute,
     declarations,
     job,
     on_read,
+    on_read_each,
     on_write,
     on_write_each,
     pending,
@@ -131,6 +136,21 @@ def test_stores_to_self_are_found_wherever_they_are() -> None:
     assert set(stores_to_self(method)) == {"plain", "first", "looped", "file", "nested"}
 
 
+def test_methods_may_take_more_than_they_are_given() -> None:
+    class Lenient(Sample):
+        @on_write(Regs.number)
+        def work(self, value: int, scale: int = 2) -> None:
+            self.total = value * scale
+
+        @on_read(Regs.status.done)
+        def answer(self, *_more: object) -> bool:
+            return True
+
+    bench = Bench(Lenient)
+    bench.write(4, 7)
+    assert (bench.device.function._state["total"], bench.read(0)) == (14, 1)
+
+
 # --- mistakes ---------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +218,96 @@ def register_of_another_bar() -> None:
 
         @on_write(Regs.number)
         def work(self, value: int) -> None: ...
+
+
+def value_forgotten() -> None:
+    class Wrong(Sample):
+        @on_write(Regs.number)  # type: ignore[arg-type]  # the mistake
+        def work(self) -> None: ...
+
+
+def value_too_many() -> None:
+    class Wrong(Sample):
+        @on_write(Regs.number)  # type: ignore[arg-type]  # the mistake
+        def work(self, index: int, value: int) -> None: ...
+
+
+def value_by_name_only() -> None:
+    class Wrong(Sample):
+        @on_write(Regs.number)  # type: ignore[arg-type]  # the mistake
+        def work(self, *, value: int) -> None: ...
+
+
+def index_forgotten() -> None:
+    class Wrong(Sample):
+        @on_write_each(Regs.queue.tail)  # type: ignore[arg-type]  # the mistake
+        def work(self, value: int) -> None: ...
+
+
+def read_with_a_value() -> None:
+    class Wrong(Sample):
+        @on_read(Regs.number)  # type: ignore[arg-type]  # the mistake
+        def work(self, value: int) -> int:
+            return value
+
+
+def read_without_the_index() -> None:
+    class Wrong(Sample):
+        @on_read_each(Regs.queue.tail)  # type: ignore[arg-type]  # the mistake
+        def work(self) -> int:
+            return 0
+
+
+def pending_with_a_value() -> None:
+    class Wrong(Sample):
+        @pending  # type: ignore[arg-type]  # the mistake
+        def work(self, value: int) -> bool:
+            return bool(value)
+
+
+def attribute_without_self() -> None:
+    class Wrong(Sample):
+        @attribute()  # type: ignore[arg-type]  # the mistake
+        def work() -> int:  # type: ignore[misc]  # as above
+            return 0
+
+
+def job_without_self() -> None:
+    class Wrong(Sample):
+        @job()  # type: ignore[arg-type]  # the mistake
+        async def work() -> None:  # type: ignore[misc]  # as above
+            ...
+
+
+@dataclass(frozen=True)
+class Other(Profile):
+    memories: int
+    lanes: int = 1
+
+
+def memory_of_another_profile() -> None:
+    class Graphic(Sample):
+        vram = Memory(index=2, size=lambda profile: profile.memory)
+
+    Bench(Graphic, Other(memories=4096))
+
+
+def parts_of_another_profile() -> None:
+    class Port(Part[Profile]):
+        regs = Regs()
+
+    class Serial(Function[Profile]):
+        identity = ID
+        ports = Parts(Port, count=lambda profile: profile.ports)
+
+    Bench(Serial, Other(memories=4096))
+
+
+def mistake_inside_a_size() -> None:
+    class Graphic(Sample):
+        vram = Memory(index=2, size=lambda profile: profile.memories.bytes)
+
+    Bench(Graphic, Other(memories=4096))
 
 
 def register_not_placed() -> None:
@@ -368,6 +478,18 @@ def memory_no_power_of_two() -> None:
             register_not_placed,
             "Wrong.work: @on_write(done): expected a register of a bar of Wrong, given a register th",
         ),
+        (value_forgotten, "work: @on_write: expected def work(self, value), given def work(self)"),
+        (value_too_many, "expected def work(self, value), given def work(self, index, value)"),
+        (value_by_name_only, "expected def work(self, value), given def work(self, *, value)"),
+        (index_forgotten, "@on_write_each: expected def work(self, index, value), given def work(self, value)"),
+        (read_with_a_value, "@on_read: expected def work(self), given def work(self, value)"),
+        (read_without_the_index, "@on_read_each: expected def work(self, index), given def work(self)"),
+        (pending_with_a_value, "@pending: expected def work(self), given def work(self, value)"),
+        (attribute_without_self, "@attribute: expected def work(self), given def work()"),
+        (job_without_self, "@job: expected async def work(self, ...), given async def work()"),
+        (memory_of_another_profile, "vram: size: Other has no field memory; did you mean memories?"),
+        (parts_of_another_profile, "ports: count: Other has no field ports; add it: ports: int"),
+        (mistake_inside_a_size, "vram: size: 'int' object has no attribute 'bytes'"),
         (no_register, "@on_write: expected a register of a bar, such as Regs.doorbell, given 5"),
         (array_without_each, "Wrong.work: @on_write(Regs.queue.tail): expected @on_write_each"),
         (each_without_array, "Wrong.work: @on_write_each(Regs.number): expected @on_write"),

@@ -63,6 +63,22 @@ def test_types_are_described_by_their_profile() -> None:
     assert Card.types["small"] == Slice(1, 16 * MiB)
 
 
+def test_driver_is_called_like_its_function_unless_it_says_so() -> None:
+    class Other(Sample):
+        pass
+
+    class OtherCard(Card):
+        function = Other
+
+    class Named(Card):
+        driver_name = "named"
+
+    class StillNamed(Named):
+        function = Other
+
+    assert [each.driver_name for each in (OtherCard, Named, StillNamed)] == ["other", "named", "named"]
+
+
 class Clocked(Parent[Slice]):
     """With files of its own."""
 

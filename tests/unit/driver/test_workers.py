@@ -22,6 +22,7 @@ from mdev_user.driver import (
     Profile,
     Register,
     RegisterFile,
+    Saved,
     Table,
     on_write,
     on_write_each,
@@ -55,6 +56,7 @@ class Device(Function[Slice]):
     regs = Regs()
     served = Table[int, int](limit=QUEUES + 1)
     runs = Table[int, int](limit=QUEUES + 1)
+    suicidal = Saved(False)
 
     @on_write_each(Regs.queue.tail)
     def ring(self, queue: int, tail: int) -> None:
@@ -66,6 +68,8 @@ class Device(Function[Slice]):
         tail = self.regs.queue[queue].tail
         while self.served.get(queue, 0) < tail:
             self.served[queue] = self.served.get(queue, 0) + 1
+            if self.suicidal:
+                self.serve.cancel(queue)
             await self.dma.read(0, 4)
             if self.served[queue] == 13:
                 raise GuestError("thirteen")
@@ -156,6 +160,35 @@ def test_reset_forgets_what_was_called(guest: Guest) -> None:
     guest.write(Regs.queue.tail, 5, 0)
     guest.run()
     assert dict(device(guest).runs) == {0: 1}
+
+
+def test_worker_of_one_queue_can_be_cancelled(guest: Guest) -> None:
+    for queue in (0, 1):
+        guest.write(Regs.queue.tail, 5, queue)
+    guest.write(Regs.queue.tail, 6, 0)
+    assert guest.step()
+    serve = device(guest).serve
+    assert (serve.cancel(0), serve.cancel(0), serve.cancel(2)) == (True, False, False)
+    guest.run()
+    assert (dict(device(guest).served), guest.device.jobs, guest.errors) == ({0: 1, 1: 5}, [], 0)
+    guest.write(Regs.queue.tail, 6, 0)
+    guest.run()
+    assert device(guest).served[0] == 6
+
+
+def test_cancelled_job_is_not_busy(guest: Guest) -> None:
+    guest.write(Regs.single, 1)
+    assert guest.read(Regs.status.busy)
+    assert device(guest).single.cancel()
+    guest.run()
+    assert (guest.read(Regs.status.busy), guest.memory[0x1000]) == (False, bytes(1))
+
+
+def test_worker_that_cancels_itself_ends_at_its_next_await(guest: Guest) -> None:
+    guest.write(Regs.queue.tail, 14, 0)
+    device(guest).suicidal = True
+    guest.run()
+    assert (dict(device(guest).served), guest.device.jobs) == ({0: 1}, [])
 
 
 def test_mistakes_are_those_of_a_job() -> None:

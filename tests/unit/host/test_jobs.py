@@ -12,7 +12,8 @@ from mdev_user.errors import DmaFault, DriverError, GuestError
 from mdev_user.host.jobs import LONGEST_SLEEP, MAX_PENDING, JobThread
 from mdev_user.units import PAGE
 from mdev_user.vfio.dma import DmaFlags, Mapping
-from mdev_user.vfio.work import Sleep
+from mdev_user.vfio.work import Offload, Sleep
+from unit.host.computations import Point, die, fail, nothing, swapped
 from unit.host.parts import SECONDS, Clock, Memory, OpenMdev, eventually
 
 BOTH = DmaFlags.READ | DmaFlags.WRITE
@@ -239,6 +240,60 @@ def test_reset_and_close_end_jobs_at_their_await(clock: Clock, mdev: OpenMdev, h
     time.sleep(0.02)
     assert not went_on.is_set()
     assert mdev.failures == []
+
+
+def test_a_job_that_cancels_all_is_closed_at_its_next_await(clock: Clock, mdev: OpenMdev) -> None:
+    seen: list[str] = []
+
+    async def waiting(seconds: float = 1) -> None:
+        try:
+            await Sleep(seconds)
+        finally:
+            seen.append("other closed")
+
+    async def cancelling() -> None:
+        mdev.device.cancel_jobs()
+        seen.append("goes on")
+        try:
+            await Sleep(1)
+            seen.append("never")
+        finally:
+            seen.append("closed")
+
+    async def ending() -> None:
+        mdev.device.cancel_jobs()
+        seen.append("ended")
+
+    mdev.spawn(waiting())
+    mdev.spawn(cancelling())
+    eventually(lambda: len(seen) == 3)
+    mdev.spawn(ending())
+    eventually(lambda: len(seen) == 4)
+    clock.advance(2)
+    mdev.spawn(waiting(0))
+    eventually(lambda: len(seen) == 5)
+    assert seen == ["other closed", "goes on", "closed", "ended", "other closed"]
+    assert mdev.failures == []
+
+
+def test_a_job_awaits_what_another_process_computes(mdev: OpenMdev) -> None:
+    answers: list[object] = []
+
+    async def work() -> None:
+        answers.append(await Offload(swapped, (Point(1, 2),), {"times": 2}))
+        answers.append(await Offload(nothing, (), {}))
+        try:
+            await Offload(fail, (GuestError,), {})
+        except GuestError as error:
+            answers.append(str(error))
+        await Offload(die, (), {})
+
+    mdev.spawn(work(), "work")
+    eventually(lambda: mdev.failures, 60)
+    assert answers == [Point(4, 2), None, "as asked"]
+    ((error, name),) = mdev.failures
+    assert isinstance(error, DriverError)
+    assert (name, mdev.device.counters.guest_errors) == ("job work", 1)
 
 
 def test_a_job_that_was_not_reset_goes_on(clock: Clock, mdev: OpenMdev) -> None:

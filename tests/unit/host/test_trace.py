@@ -1,8 +1,10 @@
 """Traces: bound between two steps, told to every reader, bounded, and gone without a trace."""
 
+import gc
 import time
 from collections.abc import Iterator
 from threading import Event, Lock, Thread, Timer
+from weakref import ref
 
 import pytest
 from typing_extensions import override
@@ -25,11 +27,14 @@ MOST = 10_000
 class Seen:
     """A sighting that knows one register."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wrong: bool) -> None:
         self.ended = False
+        self.wrong = wrong
 
     def end(self) -> None:
         self.ended = True
+        if self.wrong:
+            raise ValueError("a mistake of the sighting's")
 
     def tell(self, data: bytes) -> Decoded:
         assert self.ended
@@ -40,7 +45,7 @@ class Names:
     def look(self, region: int, offset: int, count: int, *, written: bool) -> Sighting:
         if offset == 0xDEC0DE:
             raise ValueError("a mistake of the decoder's")
-        return Seen()
+        return Seen(wrong=offset == 0x5EE)
 
 
 class Driver(DeviceOps):
@@ -165,10 +170,13 @@ def test_a_decoder_gives_an_access_its_names(thread: JobThread) -> None:
     assert line.decoded == Decoded(registers=(TouchedRegister("only", 5, 1),))
 
 
-def test_a_decoder_with_a_mistake_does_the_guest_no_harm(thread: JobThread, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("offset", [0xDEC0DE, 0x5EE])
+def test_a_decoder_with_a_mistake_does_the_guest_no_harm(
+    thread: JobThread, caplog: pytest.LogCaptureFixture, offset: int
+) -> None:
     scene = Scene(thread, Names())
     scene.tracer.begin(1)
-    assert scene.read(0xDEC0DE, 4) == bytes(4)
+    assert scene.read(offset, 4) == bytes(4)
     scene.read(0)
     assert [line.decoded for line in scene.lines()] == [None, None]
     assert "the trace goes on without names" in caplog.text
@@ -249,14 +257,28 @@ def test_a_trace_that_ended_while_closed_leaves_nothing(scene: Scene) -> None:
 
 
 def test_other_operations_of_a_replaced_driver_are_the_ones_that_are_watched(scene: Scene) -> None:
+    old, new = scene.driver, Driver(Names())
+    new.open_device(scene.device)
     scene.tracer.begin(1)
     with scene.lock:
-        scene.device.close()
-        scene.device.ops = Driver(Names())
-        scene.device.open(scene.mdev.jobs, RegionMemory())
+        scene.device.replace(new)
     scene.write(0, b"\x09")
-    assert scene.lines()[-1].decoded is not None
-    assert scene.driver.bytes[0] == 0
+    reloaded, written = scene.lines()
+    assert (reloaded.kind, written.decoded is not None) == ("reloaded", True)
+    assert (old.bytes[0], new.bytes[0]) == (0, 9)
+
+
+def test_a_trace_keeps_no_driver_that_was_replaced(scene: Scene) -> None:
+    gone = ref(scene.driver)
+    scene.tracer.begin(1)
+    scene.write(0, b"\x09")
+    with scene.lock:
+        scene.device.replace(Driver())
+    scene.driver = scene.device.ops  # type: ignore[assignment]  # just made
+    gc.collect()
+    assert gone() is None
+    scene.tracer.end(1)
+    assert scene.is_direct()
 
 
 # --- readers ----------------------------------------------------------------------------------------------------

@@ -136,6 +136,28 @@ def test_enabling_messages_takes_the_pin_down_and_tells_the_level_again() -> Non
 # --- MSI --------------------------------------------------------------------------------------------------------
 
 
+def test_a_held_pin_is_up_with_intx_and_sends_nothing_otherwise() -> None:
+    guest = Guest()
+    guest.function.hold_pin()
+    guest.function.hold_pin()
+    guest.function.release_pin()
+    assert (guest.pin, guest.status()) == ([True], True)
+    guest.enable_msi()
+    assert (guest.pin, guest.status(), guest.take()) == ([True, False], False, [])
+    guest.enable_msi(enabled=0)
+    assert (guest.pin, guest.status()) == ([True, False, True], True)
+    guest.function.release_pin()
+    assert (guest.pin, guest.status()) == ([True, False, True, False], False)
+
+
+def test_a_reset_releases_the_pin() -> None:
+    guest = Guest()
+    guest.function.hold_pin()
+    guest.config.reset()
+    guest.function.reset()
+    assert (guest.pin, guest.status()) == ([True, False], False)
+
+
 def test_a_message_is_sent_for_each_rise_and_each_event() -> None:
     guest = Guest()
     guest.enable_msi()

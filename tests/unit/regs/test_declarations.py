@@ -202,6 +202,44 @@ def written_condition() -> None:
     Regs.status.equals(3).encode(True)
 
 
+class Control(Register):
+    mode = Field(0, 2, Colour, RO)
+    level = Field(2, 3)
+    on = Flag(7)
+
+
+class Controlled(Bar, index=0, size=64):
+    control = Control.at(0)
+
+
+def value_of_an_enumeration() -> None:
+    Controlled.control.mode.equals(1)  # type: ignore[arg-type]  # the mistake
+
+
+def name_of_an_enumeration() -> None:
+    Controlled.control.mode.equals("Colour.BLU")  # type: ignore[arg-type]  # the mistake
+
+
+def value_of_no_member() -> None:
+    Control.mode.equals(3)  # type: ignore[arg-type]  # the mistake
+
+
+def value_too_wide() -> None:
+    Controlled.control.level.equals(8)
+
+
+def value_negative() -> None:
+    U8(0).equals(-1)
+
+
+def value_no_number() -> None:
+    Controlled.control.level.equals("1")  # type: ignore[arg-type]  # the mistake
+
+
+def value_no_bool() -> None:
+    Controlled.control.on.equals(2)  # type: ignore[arg-type]  # the mistake
+
+
 @pytest.mark.parametrize(
     ("declare", "message"),
     [
@@ -239,6 +277,13 @@ def written_condition() -> None:
         (array_in_an_array, "Outer.inner: an array cannot be part of an array; place it in the bar"),
         (array_past_the_bar, "Regs.queue[8].tail ends at 0x44, past the bar's 0x40 bytes"),
         (name_of_the_base, "Regs.status: the base class has a register of this name already"),
+        (value_of_an_enumeration, "Controlled.control.mode.equals: expected a Colour, given 1; did you mean Colour.BLUE?"),
+        (name_of_an_enumeration, "expected a Colour, given 'Colour.BLU'; did you mean Colour.BLUE?"),
+        (value_of_no_member, "mode.equals: expected a Colour, given 3; there are: Colour.BLUE, Colour.RED"),
+        (value_too_wide, "Controlled.control.level.equals: expected a number from 0x0 to 0x7, given 0x8"),
+        (value_negative, "equals: expected a number from 0x0 to 0xff, given -0x1"),
+        (value_no_number, "Controlled.control.level.equals: expected an int, given '1'"),
+        (value_no_bool, "Controlled.control.on.equals: expected True or False, given 2"),
         (written_condition, "Regs.status is a condition: it can be tested, not written"),
     ],
 )

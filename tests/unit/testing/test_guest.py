@@ -37,7 +37,7 @@ from mdev_user.driver import (
     sleep,
 )
 from mdev_user.drivers import crc
-from mdev_user.errors import InvalidValue, MappingExists, NoMapping, NoSpace, NotSupported
+from mdev_user.errors import GuestError, InvalidValue, MappingExists, NoSpace, NotSupported
 from mdev_user.mdev.parent import MdevParent
 from mdev_user.testing import Guest, NoEnd
 
@@ -101,7 +101,7 @@ class Clock(Function[Slice]):
 class Card(Parent[Slice]):
     function = Clock
     slots = Pool(2)
-    types = {"one": Slice(slots=1), "two": Slice(slots=2)}  # noqa: RUF012 - as an author declares them
+    types = {"one": Slice(slots=1), "two": Slice(slots=2)}
 
 
 @pytest.fixture
@@ -218,8 +218,22 @@ def test_memory_that_is_not_there_is_said_so(guest: Guest) -> None:
         guest.memory[0:2] = b"x"
     with pytest.raises(MappingExists):
         guest.map(0x1000, 0x1000)
-    with pytest.raises(NoMapping):
+    with pytest.raises(GuestError, match="would split"):
         guest.unmap(0x1000, 0x1000)
+    assert guest.memory[0x1000] == b"\0"
+
+
+def test_memory_is_taken_away_by_the_range(guest: Guest) -> None:
+    for address in (0x1000_0000, 0x1000_1000, 0x1000_3000):
+        guest.map(address, 0x1000)
+        guest.memory[address] = b"x"
+    guest.unmap(0x0800_0000, 0x0800_2000)
+    assert guest.memory.blocks == {0: 0x10_0000, 0x1000_3000: 0x1000}
+    assert list(guest.memory.pages) == [0x1000_3000]
+    guest.unmap(0x1000_0000, 0x2000)  # it is gone already
+    guest.unmap(0x1000_3000, 0x1000)
+    guest.map(0x1000_0000, 0x1000)
+    assert guest.memory[0x1000_0000] == b"\0"
 
 
 def test_time_passes_only_when_it_is_told_to(guest: Guest) -> None:

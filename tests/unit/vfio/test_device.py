@@ -43,6 +43,9 @@ class Runner:
         work.close()
         self.log.append(f"spawn {name}")
 
+    def cancel(self, work: Coroutine[object, bytes, None]) -> None:
+        self.log.append("cancel one")
+
     def cancel_all(self) -> None:
         self.log.append("cancel")
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from mdev_user.errors import DmaFault, GuestError, MappingExists, NoMapping, TooManyMappings
+from mdev_user.errors import DmaFault, GuestError, MappingExists, TooManyMappings
 from mdev_user.units import PAGE, GiB
 from mdev_user.vfio.dma import (
     ADDRESS_SPACE,
@@ -109,12 +109,78 @@ def test_the_agreed_number_is_enospc() -> None:
 
 
 @pytest.mark.parametrize(
-    ("iova", "size"), [(0, PAGE), (0x1000, PAGE), (0x2000, PAGE), (0x3000, PAGE), (0x1000, 0x4000), (0x9000, PAGE)]
+    ("iova", "size", "left"),
+    [
+        (0x1000, 0x2000, [0x4000]),
+        (0x4000, PAGE, [0x1000]),
+        (0, 0x4000, [0x4000]),
+        (0x3000, GiB, [0x1000]),
+        (0x1000, 0x4000, []),
+        (0, LARGEST_MAPPING + PAGE, []),
+        (0, ADDRESS_SPACE, []),
+        (0, PAGE, [0x1000, 0x4000]),
+        (0x3000, PAGE, [0x1000, 0x4000]),
+        (0x5000, ADDRESS_SPACE - 0x5000, [0x1000, 0x4000]),
+    ],
 )
-def test_only_a_whole_mapping_can_be_unmapped(dma: DmaMappings, iova: int, size: int) -> None:
-    with pytest.raises(NoMapping):
+def test_every_mapping_in_a_range_is_unmapped(dma: DmaMappings, iova: int, size: int, left: list[int]) -> None:
+    dma.unmap(iova, size)
+    assert [each.iova for each in dma] == left
+
+
+@pytest.mark.parametrize(
+    ("iova", "size"),
+    [(0x1000, PAGE), (0x2000, PAGE), (0, 0x2000), (0x2000, 0x3000), (0x2000, 0x2000), (0x2000, ADDRESS_SPACE - 0x2000)],
+)
+def test_a_range_that_would_split_a_mapping_is_einval_and_unmaps_nothing(
+    dma: DmaMappings, iova: int, size: int
+) -> None:
+    with pytest.raises(GuestError, match="would split the mapping of 0x2000 bytes at 0x1000; unmap that whole"):
+        dma.unmap(iova, size)
+    assert [each.iova for each in dma] == [0x1000, 0x4000]
+
+
+def test_a_mapping_that_contains_the_range_is_not_split() -> None:
+    dma = DmaMappings()
+    dma.map(mapping(0, 3 * PAGE))
+    with pytest.raises(GuestError, match="would split"):
+        dma.unmap(PAGE, PAGE)
+    assert len(dma) == 1
+
+
+@pytest.mark.parametrize(
+    ("iova", "size"),
+    [
+        (0x1000, 0),
+        (0x1000, -PAGE),
+        (-PAGE, 2 * PAGE),
+        (0, ADDRESS_SPACE + PAGE),
+        (ADDRESS_SPACE - PAGE, 2 * PAGE),
+        (ADDRESS_SPACE - 1, ADDRESS_SPACE - 1),
+        (0x800, 0x2000),
+        (0, 0x1800),
+    ],
+)
+def test_a_range_that_is_none_of_pages_is_einval_and_unmaps_nothing(dma: DmaMappings, iova: int, size: int) -> None:
+    with pytest.raises(GuestError, match="DMA unmapping"):
         dma.unmap(iova, size)
     assert len(dma) == 2
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    pages=st.sets(st.integers(0, 12)),
+    first=st.integers(0, 13),
+    count=st.integers(1, 14),
+)
+def test_unmapping_single_pages_leaves_exactly_those_outside(pages: set[int], first: int, count: int) -> None:
+    dma, backings = DmaMappings(), {page: Closed() for page in pages}
+    for page, backing in backings.items():
+        dma.map(mapping(page * PAGE, backing=backing))
+    dma.unmap(first * PAGE, count * PAGE)
+    gone = {page for page in pages if first <= page < first + count}
+    assert {each.iova // PAGE for each in dma} == pages - gone
+    assert {page for page, backing in backings.items() if backing.closed == 1} == gone
 
 
 def test_unmapping_closes_the_backing_once() -> None:

@@ -108,6 +108,9 @@ class Jobs:
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
         raise NotImplementedError(name)
 
+    def cancel(self, work: Coroutine[object, bytes, None]) -> None:
+        raise NotImplementedError(work)
+
     def cancel_all(self) -> None:
         pass
 
