@@ -1,10 +1,10 @@
-"""Round trips of 4-byte region accesses, beside a socket ping-pong of the same sizes on the same core.
+"""Round trips of 1-byte region accesses, beside a socket ping-pong of the same sizes on the same core.
 
 The machine's speed wanders, so nothing is compared that was not measured within the same second: each round does the
 ping-pong and ours, idle and beside a busy neighbour, and every ratio is of two measurements of one round.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from programs import CannotMeasure, Program, Round, running
 from served import Daemon, pin, served
 
 _LSR, _SCR = 5, 7
-_REGISTERS = {"keeps": _SCR, "computed": _LSR, "busy": _SCR}
+_KEEPS, _COMPUTED, _BUSY = ("keeps", _SCR), ("computed", _LSR), ("busy", _SCR)
 _CORE, _OTHER_CORE = 0, 1
 _FEWEST = 100
 
@@ -36,22 +36,28 @@ def measure(folder: Path, rounds: int, accesses: int, cores: tuple[int, ...]) ->
         daemon = stack.enter_context(served(["mtty,name=measured", "mtty,name=neighbour"]))
         own = cores[_CORE]
         limit = stack.enter_context(running([str(folder / "pingpong")], own))
-        ours = stack.enter_context(_client(daemon, folder, "measured", "keeps", own))
-        computed = stack.enter_context(_client(daemon, folder, "measured", "computed", own))
+        ours = stack.enter_context(client(daemon, folder, "measured", _KEEPS, own))
+        computed = stack.enter_context(client(daemon, folder, "measured", _COMPUTED, own))
         busy = None
         if len(cores) > 1:
-            busy = stack.enter_context(_client(daemon, folder, "neighbour", "busy", cores[_OTHER_CORE]))
+            busy = stack.enter_context(client(daemon, folder, "neighbour", _BUSY, cores[_OTHER_CORE]))
             busy.pause()
         return [_round(limit, ours, computed, busy, accesses) for _ in range(rounds)]
 
 
 @contextmanager
-def _client(daemon: Daemon, folder: Path, parent: str, mode: str, core: int) -> Iterator[Program]:
-    """A client of a new mdev; it and its host on one core. What it says must agree with what the daemon counted."""
+def client(
+    daemon: Daemon, folder: Path, parent: str, target: tuple[str, int], core: int, first: Sequence[int] = ()
+) -> Iterator[Program]:
+    """A client of a new mdev; it and its host on one core. What it says must agree with what the daemon counted.
+
+    ``target`` is its mode and register; ``first`` are registers and values that it writes before.
+    """
+    mode, register = target
     uuid = uuid4()
     path = daemon.create(parent, uuid)
     pin(daemon.host_of(parent), core)
-    command = [str(folder / "client"), str(path), "0", str(_REGISTERS[mode]), mode]
+    command = [str(folder / "client"), str(path), "0", str(register), mode, *map(str, first)]
     with running(command, core) as program:
         yield program
         counted = daemon.counters(uuid)

@@ -1,8 +1,9 @@
-/* A vfio-user client that does 4-byte accesses to one register and checks every reply.
+/* A vfio-user client that does 1-byte accesses to one register and checks every reply.
  *
- * Usage: client SOCKET REGION OFFSET MODE. Modes: "keeps" and "computed" do rounds that are asked for on stdin (see
- * latency.h), on a register that keeps what is written to it (which is checked first) or one that does not;
- * "busy" accesses without end and prints nothing.
+ * Usage: client SOCKET REGION OFFSET MODE [OFFSET VALUE]... The values are written first. Modes: "keeps", "computed"
+ * and "echoes" do rounds that are asked for on stdin (see latency.h), on a register that keeps what is written to it
+ * (which is checked first), on one that does not, and on one where each timed access is preceded by one of the other
+ * kind that is not timed; "busy" accesses without end and prints nothing.
  */
 #include <stddef.h>
 #include <string.h>
@@ -12,22 +13,23 @@
 
 #include "latency.h"
 
-enum { VERSION = 1, REGION_READ = 9, REGION_WRITE = 10, REPLY = 1, REGISTER = 4 };
+enum { VERSION = 1, REGION_READ = 9, REGION_WRITE = 10, REPLY = 1, REGISTER = 1 };
 
 struct message {
     uint16_t id, command;
     uint32_t size, flags, error;
     uint64_t offset;
     uint32_t region, count;
-    uint32_t data;
+    uint8_t data;
 } __attribute__((packed));
+_Static_assert(sizeof(struct message) == WRITE_REQUEST, "a message with the byte of a register");
 
 struct client {
     int fd;
     uint16_t id;
     uint32_t region;
     uint64_t offset;
-    uint32_t value;
+    uint8_t value;
 };
 
 static void refuse(const char *what)
@@ -90,7 +92,7 @@ static void write_access(void *context)
 {
     struct client *client = context;
     struct message request = request_of(client, REGION_WRITE, WRITE_REQUEST), reply;
-    request.data = client->value = (client->value + 1) & 0xFF;
+    request.data = ++client->value;
     round_trip(client->fd, &request, WRITE_REQUEST, &reply, WRITE_REPLY);
     check(&request, &reply, WRITE_REPLY);
 }
@@ -106,22 +108,34 @@ static void check_register(struct client *client)
         refuse("the register did not keep what was written");
 }
 
+/* Write the values of the command line to their registers. */
+static void prepare(const struct client *client, char **pairs)
+{
+    for (; pairs[0] && pairs[1]; pairs += 2) {
+        struct client other = *client;
+        other.offset = strtoul(pairs[0], NULL, 0);
+        other.value = (uint8_t)(strtoul(pairs[1], NULL, 0) - 1);
+        write_access(&other);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 5) {
-        fprintf(stderr, "usage: client SOCKET REGION OFFSET keeps|computed|busy\n");
+    if (argc < 5 || argc % 2 == 0) {
+        fprintf(stderr, "usage: client SOCKET REGION OFFSET keeps|computed|echoes|busy [OFFSET VALUE]...\n");
         return 2;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     struct client client = {.fd = connect_to(argv[1]), .region = (uint32_t)atoi(argv[2]),
                             .offset = strtoul(argv[3], NULL, 0)};
     negotiate(client.fd);
+    prepare(&client, argv + 5);
     if (!strcmp(argv[4], "keeps"))
         check_register(&client);
     while (!strcmp(argv[4], "busy")) {
         read_access(&client);
         write_access(&client);
     }
-    serve_rounds(read_access, write_access, &client);
+    serve_rounds(read_access, write_access, !strcmp(argv[4], "echoes"), &client);
     return 0;
 }

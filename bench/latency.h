@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { READ_REQUEST = 32, READ_REPLY = 36, WRITE_REQUEST = 36, WRITE_REPLY = 32 };
+enum { READ_REQUEST = 32, READ_REPLY = 33, WRITE_REQUEST = 33, WRITE_REPLY = 32 };
 
 typedef void access_fn(void *context);
 
@@ -40,8 +40,8 @@ static int by_time(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-/* Prints "NAME": {...} with the times in nanoseconds. */
-static inline void measure(const char *name, access_fn *access, void *context, size_t count)
+/* Prints "NAME": {...} with the times in nanoseconds; "before" is called before each access, and not timed. */
+static inline void measure(const char *name, access_fn *access, access_fn *before, void *context, size_t count)
 {
     uint64_t *times = malloc(count * sizeof(*times));
     if (!times)
@@ -49,6 +49,8 @@ static inline void measure(const char *name, access_fn *access, void *context, s
     for (size_t i = 0; i < count / 10; i++)
         access(context);
     for (size_t i = 0; i < count; i++) {
+        if (before)
+            before(context);
         uint64_t began = now_ns();
         access(context);
         times[i] = now_ns() - began;
@@ -59,8 +61,9 @@ static inline void measure(const char *name, access_fn *access, void *context, s
     free(times);
 }
 
-/* Each line on stdin, the number of accesses, is one round; the answer is one line of JSON. Returns at the end. */
-static inline void serve_rounds(access_fn *read_access, access_fn *write_access, void *context)
+/* Each line on stdin, the number of accesses, is one round; the answer is one line of JSON. Returns at the end.
+ * With "in_turn" each timed access is preceded by one of the other kind. */
+static inline void serve_rounds(access_fn *read_access, access_fn *write_access, int in_turn, void *context)
 {
     size_t count;
     while (scanf("%zu", &count) == 1) {
@@ -69,9 +72,9 @@ static inline void serve_rounds(access_fn *read_access, access_fn *write_access,
             exit(2);
         }
         printf("{");
-        measure("read", read_access, context, count);
+        measure("read", read_access, in_turn ? write_access : NULL, context, count);
         printf(", ");
-        measure("write", write_access, context, count);
+        measure("write", write_access, in_turn ? read_access : NULL, context, count);
         printf("}\n");
         fflush(stdout);
     }

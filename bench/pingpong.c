@@ -1,4 +1,4 @@
-/* The physical limit: two processes and a socket, messages as large as a 4-byte REGION_READ and REGION_WRITE.
+/* The physical limit: two processes and a socket, messages as large as a 1-byte REGION_READ and REGION_WRITE.
  *
  * The echoing process does one receive and one send a message and looks at nothing. Usage: pingpong
  */
@@ -46,6 +46,6 @@ int main(void)
         return 0;
     }
     close(ends[1]);
-    serve_rounds(read_access, write_access, &ends[0]);
+    serve_rounds(read_access, write_access, 0, &ends[0]);
     return 0;
 }

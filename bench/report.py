@@ -11,24 +11,24 @@ from rich.table import Table
 
 # What must hold: the figure's path in the result, its name, unit, target, and whether more is better.
 _TARGETS = (
-    ("accesses.read.p50_ratio", "4-byte read, p50 / ping-pong's", "x", 1.8),
-    ("accesses.write.p50_ratio", "4-byte write, p50 / ping-pong's", "x", 2.0),
-    ("accesses.read.busy_p99_ratio", "4-byte read, p99 beside a busy neighbour / idle", "x", 2.0),
-    ("accesses.write.busy_p99_ratio", "4-byte write, p99 beside a busy neighbour / idle", "x", 2.0),
+    ("accesses.read.p50_ratio", "1-byte read, p50 / ping-pong's", "x", 1.8),
+    ("accesses.write.p50_ratio", "1-byte write, p50 / ping-pong's", "x", 2.0),
+    ("accesses.read.busy_p99_ratio", "1-byte read, p99 beside a busy neighbour / idle", "x", 2.0),
+    ("accesses.write.busy_p99_ratio", "1-byte write, p99 beside a busy neighbour / idle", "x", 2.0),
     ("lifecycle.creates_per_second", "creates through sysfs", "/s", 500),
     ("lifecycle.memory_kib_per_mdev", "memory of an idle mdev (PSS)", "KiB", 100),
 )
 _MORE_IS_BETTER = {"/s"}
 _OTHERS = (
-    ("accesses.read.ours_p50_us", "4-byte read, p50", "us"),
+    ("accesses.read.ours_p50_us", "1-byte read, p50", "us"),
     ("accesses.read.limit_p50_us", "  ping-pong", "us"),
-    ("accesses.read.ours_p99_us", "4-byte read, p99", "us"),
+    ("accesses.read.ours_p99_us", "1-byte read, p99", "us"),
     ("accesses.read.limit_p99_us", "  ping-pong", "us"),
     ("accesses.read.busy_p99_us", "  beside a busy neighbour", "us"),
     ("accesses.read.busy_limit_p99_ratio", "  the ping-pong's p99 beside it / idle", "x"),
-    ("accesses.write.ours_p50_us", "4-byte write, p50", "us"),
+    ("accesses.write.ours_p50_us", "1-byte write, p50", "us"),
     ("accesses.write.limit_p50_us", "  ping-pong", "us"),
-    ("accesses.write.ours_p99_us", "4-byte write, p99", "us"),
+    ("accesses.write.ours_p99_us", "1-byte write, p99", "us"),
     ("accesses.write.limit_p99_us", "  ping-pong", "us"),
     ("accesses.write.busy_p99_us", "  beside a busy neighbour", "us"),
     ("accesses.write.busy_limit_p99_ratio", "  the ping-pong's p99 beside it / idle", "x"),

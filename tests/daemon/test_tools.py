@@ -316,10 +316,20 @@ def test_a_trace_goes_on_with_a_newer_version_of_the_driver(tmp_path: Path) -> N
     with RunningDaemon("--reload", f"{file}:PanelCard,name=panel") as daemon:
         uuid = daemon.create(TYPE)
         with daemon.guest(uuid) as guest, daemon.control.trace(uuid) as lines:
-            file.write_text(source.replace("wide = U64", "broad = U64"))
+            newer = source.replace("wide = U64", "broad = U64")
+            written_at = 0.0
+
+            def is_reloaded() -> bool:  # a change at once after the start may be before the daemon's first look
+                nonlocal newer, written_at
+                if monotonic() - written_at > 1:
+                    file.write_text(newer := f"{newer}# and a line\n")
+                    written_at = monotonic()
+                return daemon.control.status().parents[0].reloads > 0
+
+            eventually(is_reloaded, "the newer version is loaded")
             assert next(lines).kind == "reloaded"
             guest.region_write(0, WIDE, b"\x05" + bytes(7))
-            written = next(lines)
+            written = next(line for line in lines if line.kind == "write")
             assert written.decoded is not None
             assert [(each.name, each.value) for each in written.decoded.registers] == [("regs.broad", 5)]
             assert values(daemon, uuid)["regs.broad"].value == 5

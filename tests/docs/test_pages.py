@@ -1,5 +1,6 @@
 """Every block of the tutorial, the how-to pages and the README is true; see ``page.py`` for what a block is."""
 
+import importlib
 import os
 import re
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from docs.page import ROOT, Reader, WrongPage, blocks_of, edited
+from mdev_user.driver import Parent
+from mdev_user.testing import check
 
 FOLDERS = ("tutorial", "how-to", "reference", "explanation")
 WRITTEN = ROOT / "docs/reference/driver.md"
@@ -37,6 +40,9 @@ def test_what_the_page_says_is_so(path: Path, tmp_path: Path) -> None:
 
 def test_the_pages_are_found() -> None:
     assert {"README", "your-first-parent-driver", "read-a-register-map", "jobs"} <= {path.stem for path in PAGES}
+
+
+_FROM = re.compile(r"^(?:from|import) (\w+)", re.MULTILINE)
 
 
 # --- the drivers of the pages -----------------------------------------------------------------------------------
@@ -73,13 +79,32 @@ def mypy(folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def alone(text: str) -> bool:
+    """Whether a file imports no other of its page, by the name that this one has there."""
+    return all(each.startswith("mdev_user") or each in sys.stdlib_module_names for each in _FROM.findall(text))
+
+
 def test_a_type_checker_has_nothing_to_say_of_the_drivers(tmp_path: Path) -> None:
     for name, text in drivers():
-        if "from mdev_user.testing" not in text:  # a test imports its driver by the name that it has in its page
+        if alone(text):
             (tmp_path / name).write_text(text)
     assert len(list(tmp_path.iterdir())) > 10
     done = mypy(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+WORKING = [pytest.param(name, text, id=name) for name, text in drivers() if alone(text) and "async def" in text]
+
+
+@pytest.mark.parametrize(("name", "text"), WORKING)
+def test_the_drivers_with_jobs_hold_what_check_demands(
+    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module(name.removesuffix(".py"))
+    (parent,) = (each for each in vars(module).values() if isinstance(each, type) and each.__base__ is Parent)
+    check(parent, examples=10)
 
 
 # --- negative controls: each kind of a wrong block is found -----------------------------------------------------

@@ -1,8 +1,6 @@
 """A parent driver with one of everything that can go wrong in the engine below it; no device that exists."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from typing_extensions import override
 
@@ -110,7 +108,7 @@ class Everything(Function[Slice]):
     def start(self, value: int) -> None:
         self.used += 1
         if value & 1:
-            self.add(self.regs.source, min(self.regs.length, 64))
+            self.add(self.regs.source, 1 + self.regs.length % 64)
         else:
             self.tick(self.regs.wait % 16, value)
 
@@ -158,4 +156,4 @@ class Everything(Function[Slice]):
 class Card(Parent[Slice]):
     function = Everything
     lanes, banks = Pool(5), Pool(6, homogeneous=True)
-    types: ClassVar[Mapping[str, Slice]] = {"one": Slice(lanes=1, banks=1), "two": Slice(lanes=2, banks=2)}
+    types = {"one": Slice(lanes=1, banks=1), "two": Slice(lanes=2, banks=2)}

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdev_user.driver import attributes, device, jobs, levels, parent, pools, saving, snapshot, state, transfer
+from mdev_user.host.jobs import Jobs
 from mdev_user.pci import config, interrupts
+from mdev_user.pci.masked import Image, MaskedBytes
 from mdev_user.regs import arrays, dispatch, fields, registers, slots, space
+from mdev_user.regs.entries import Map
 from mdev_user.regs.kinds import RO, Masks
 
 # Any: engine code of all kinds, which a fault takes the place of
@@ -52,14 +55,12 @@ def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:  # Any: 
 
 @fault("a register is not saved", "behaviour")
 def register_not_saved() -> None:
-    replace(saving, "values_of", lambda real: lambda units: _without(real(units), "regs.result"))
-    transfer.values_of = saving.values_of
+    replace(transfer, "values_of", lambda real: lambda units: _without(real(units), "regs.result"))
 
 
 @fault("the registers of a part are not saved", "behaviour")
 def part_not_saved() -> None:
-    replace(saving, "values_of", lambda real: lambda units: _without(real(units), "ports[0]"))
-    transfer.values_of = saving.values_of
+    replace(transfer, "values_of", lambda real: lambda units: _without(real(units), "ports[0]"))
 
 
 def _without(values: dict[str, Any], prefix: str) -> dict[str, Any]:  # Any: as above
@@ -68,22 +69,22 @@ def _without(values: dict[str, Any], prefix: str) -> dict[str, Any]:  # Any: as 
 
 @fault("a Saved is not saved", "behaviour")
 def saved_not_saved() -> None:
-    state.Saved._save = lambda _self, _value: None  # type: ignore[method-assign]  # the fault
+    replace(state.Saved, "_save", lambda _real: lambda _self, _value: None)
 
 
 @fault("a Table is not saved", "behaviour")
 def table_not_saved() -> None:
-    state.Table._save = lambda _self, _value: None  # type: ignore[method-assign]  # the fault
+    replace(state.Table, "_save", lambda _real: lambda _self, _value: None)
 
 
 @fault("an Attribute that the driver sets is not saved", "behaviour")
 def attribute_not_saved() -> None:
-    attributes.Attribute._save = lambda _self, _value: None  # type: ignore[method-assign]  # the fault
+    replace(attributes.Attribute, "_save", lambda _real: lambda _self, _value: None)
 
 
 @fault("Memory is not saved", "behaviour")
 def memory_not_saved() -> None:
-    transfer.memory_of = lambda _units: {}  # type: ignore[assignment]  # the fault
+    replace(transfer, "memory_of", lambda _real: lambda _units: {})
 
 
 @fault("the second of two runs of pages is loaded to the first's place", "behaviour")
@@ -95,32 +96,28 @@ def pages_misplaced() -> None:
 
 @fault("a job that is under way is not saved", "behaviour")
 def job_not_saved() -> None:
-    transfer.jobs_of = lambda *_arguments: []  # type: ignore[assignment]  # the fault
+    replace(transfer, "jobs_of", lambda _real: lambda *_arguments: [])
 
 
 @fault("a job that is loaded sleeps from the beginning", "behaviour")
 def sleep_not_saved() -> None:
-    jobs.Slept.__init__ = _sleepless(jobs.Slept.__init__)  # type: ignore[method-assign]  # the fault
-
-
-def _sleepless(real: Any) -> Any:  # Any: as above
-    return lambda self, _credit=0.0: real(self, 0.0)
+    replace(jobs.Slept, "__init__", lambda real: lambda self, _credit=0.0: real(self, 0.0))
 
 
 @fault("config space is not loaded", "behaviour")
 def config_not_loaded() -> None:
-    config.ConfigSpace.load = lambda _self, _state: None  # type: ignore[method-assign]  # the fault
+    replace(config.ConfigSpace, "load", lambda _real: lambda _self, _state: None)
 
 
 @fault("the levels of interrupts are not loaded", "behaviour")
 def levels_not_loaded() -> None:
-    levels.Levels.adopt = lambda _self, _levels: None  # type: ignore[method-assign]  # the fault
-    interrupts.Interrupts.load = lambda _self, _state: None  # type: ignore[method-assign]  # the fault
+    replace(levels.Levels, "adopt", lambda _real: lambda _self, _levels: None)
+    replace(interrupts.Interrupts, "load", lambda _real: lambda _self, _state: None)
 
 
 @fault("loading believes a register's value", "states")
 def register_believed() -> None:
-    saving._register = lambda _name, _slot, value: value  # type: ignore[assignment, return-value]  # the fault
+    replace(saving, "_register", lambda _real: lambda _name, _slot, value: value)
 
 
 @fault("loading changes the device before all was checked", "states")
@@ -142,7 +139,7 @@ def decoder_trusted() -> None:
     def careless(data: bytes, _memory: int) -> Any:  # Any: as above
         return snapshot._DECODER.decode(memoryview(data)[snapshot._HEADER.size :])
 
-    transfer.from_bytes = careless  # the fault
+    replace(transfer, "from_bytes", lambda _real: careless)
 
 
 @fault("saving changes the device", "behaviour")
@@ -220,7 +217,7 @@ def part_misplaced() -> None:
     def shifted(slot: slots.Slot, start: int, end: int) -> tuple[int, int]:
         return 0, (1 << 8 * (end - start)) - 1
 
-    space._part = shifted
+    replace(space, "_part", lambda _real: shifted)
 
 
 @fault("half an eight-byte register is written over the other half", "rules")
@@ -245,7 +242,7 @@ def field_too_wide() -> None:
     def spilling(self: Any, obj: Any, value: Any) -> None:  # Any: as above
         obj._values[obj._index] = self._codec.encode(value) << self._lsb
 
-    fields.Field.__set__ = spilling  # type: ignore[method-assign]  # the fault
+    replace(fields.Field, "__set__", lambda _real: spilling)
 
 
 @fault("a read changes the register", "rules")
@@ -264,16 +261,15 @@ def read_writes() -> None:
 
 @fault("an access beyond the bar's end is done", "rules")
 def end_not_checked() -> None:
-    space.OutOfRange = lambda *_arguments: Exception  # type: ignore[assignment, misc, return-value]  # the fault
+    replace(space, "OutOfRange", lambda _real: lambda *_arguments: Exception)
 
 
 @fault("two devices share their registers", "behaviour")
 def registers_shared() -> None:
-    from mdev_user.regs.entries import Map
-
-    real = Map._on.__func__  # type: ignore[attr-defined]  # of a class method
     known: dict[type, list[int]] = {}
-    Map._on = classmethod(lambda cls, values, base: real(cls, known.setdefault(cls, values), base))  # type: ignore[assignment]  # the fault
+    real = vars(Map)["_on"].__func__
+    shared = classmethod(lambda cls, values, base: real(cls, known.setdefault(cls, values), base))
+    replace(Map, "_on", lambda _real: shared)
 
 
 # --- interrupts -------------------------------------------------------------------------------------------------
@@ -281,12 +277,12 @@ def registers_shared() -> None:
 
 @fault("an interrupt is not settled at the end of a step", "behaviour")
 def not_settled() -> None:
-    levels.Levels.settle = lambda _self: None  # type: ignore[method-assign]  # the fault
+    replace(levels.Levels, "settle", lambda _real: lambda _self: None)
 
 
 @fault("an interrupt never falls", "behaviour")
 def never_lowered() -> None:
-    interrupts.Interrupts.lower_level = lambda _self, _vector: None  # type: ignore[method-assign]  # the fault
+    replace(interrupts.Interrupts, "lower_level", lambda _real: lambda _self, _vector: None)
 
 
 @fault("an interrupt does not ask for its enable bit", "behaviour")
@@ -312,7 +308,7 @@ def vectors_shared() -> None:
 
 @fault("a message is lost", "behaviour")
 def message_lost() -> None:
-    interrupts.Interrupts._send = lambda _self, _vector: None  # type: ignore[method-assign]  # the fault
+    replace(interrupts.Interrupts, "_send", lambda _real: lambda _self, _vector: None)
 
 
 @fault("a message that waits is forgotten when the device is saved", "behaviour")
@@ -329,7 +325,7 @@ def pending_lost() -> None:
 
 @fault("the INTx pin stays up when it is disabled", "behaviour")
 def intx_not_disabled() -> None:
-    config.ConfigSpace.intx_disabled = property(lambda _self: False)  # type: ignore[assignment, method-assign]  # the fault
+    replace(config.ConfigSpace, "intx_disabled", lambda _real: property(lambda _self: False))
 
 
 # --- jobs, resets, identity -------------------------------------------------------------------------------------
@@ -346,15 +342,13 @@ def limit_ignored() -> None:
         self._begin(unit, job, work)
         return True
 
-    device.Device.start = started  # type: ignore[method-assign]  # the fault
+    replace(device.Device, "start", lambda _real: started)
 
 
 @fault("a reset leaves jobs under way", "behaviour")
 def reset_leaves_jobs() -> None:
-    from mdev_user.host.jobs import Jobs
-
-    Jobs.cancel_all = lambda _self: None  # type: ignore[method-assign]  # the fault
-    device.Device._forget_jobs = lambda _self: None  # type: ignore[method-assign]  # the fault
+    replace(Jobs, "cancel_all", lambda _real: lambda _self: None)
+    replace(device.Device, "_forget_jobs", lambda _real: lambda _self: None)
 
 
 @fault("a reset forgets the last register", "behaviour")
@@ -377,30 +371,24 @@ def sticky_reset() -> None:
 
 @fault("a reset leaves what is Saved", "behaviour")
 def saved_survives() -> None:
-    device.Device._renew = lambda self, kind: (
-        None
-        if any(  # type: ignore[method-assign]  # the fault
-            unit._state.get(each._name) is not None for unit in self.units.values() for each in unit._plan.state
-        )
-        else _renew(self, kind)
-    )
+    def first_only(real: Any) -> Any:  # Any: as above
+        def renew(self: Any, kind: Any) -> None:  # Any: as above
+            if not any(unit._state.get(each._name) for unit in self.units.values() for each in unit._plan.state):
+                real(self, kind)
 
+        return renew
 
-_renew = device.Device._renew
+    replace(device.Device, "_renew", first_only)
 
 
 @fault("the identity can be written", "behaviour")
 def identity_writable() -> None:
     def open_up(real: Any) -> Any:  # Any: as above
         def kept(self: Any, image: Any) -> None:  # Any: as above
-            from mdev_user.pci.masked import Image
-
             opened = Image(image.values, b"\xff" * 4 + image.writable[4:], image.w1c, image.live)
             real(self, opened if len(image.values) >= 256 else image)
 
         return kept
-
-    from mdev_user.pci.masked import MaskedBytes
 
     replace(MaskedBytes, "__init__", open_up)
 
@@ -410,12 +398,12 @@ def identity_writable() -> None:
 
 @fault("a pool is not returned", "accounts")
 def pool_not_returned() -> None:
-    pools.Accounts.give_back = lambda _self, _type: None  # type: ignore[method-assign]  # the fault
+    replace(pools.Accounts, "give_back", lambda _real: lambda _self, _type: None)
 
 
 @fault("a pool is not taken", "accounts")
 def pool_not_taken() -> None:
-    pools.Accounts.take = lambda _self, _type: None  # type: ignore[method-assign]  # the fault
+    replace(pools.Accounts, "take", lambda _real: lambda _self, _type: None)
 
 
 @fault("a create that fails keeps what it took", "accounts")
@@ -424,12 +412,12 @@ def create_keeps() -> None:
         self._accounts.take(mdev.type.name)
         return vars(parent)["Device"](self.function, self.types[mdev.type.name], mdev.uuid)
 
-    parent.Parent.create = create  # type: ignore[method-assign]  # the fault
+    replace(parent.Parent, "create", lambda _real: create)
 
 
 @fault("a homogeneous pool is given to two types", "accounts")
 def homogeneous_ignored() -> None:
-    pools.Accounts._is_others = lambda _self, _pool, _type: False  # type: ignore[method-assign]  # the fault
+    replace(pools.Accounts, "_is_others", lambda _real: lambda _self, _pool, _type: False)
 
 
 if __name__ == "__main__":

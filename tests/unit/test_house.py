@@ -21,6 +21,7 @@ BUILT = {"__pycache__", "build", "dist", "results"}
 
 _IGNORE = re.compile(r"#\s*type:\s*ignore(\[[\w, -]+\])?(?P<reason>.*)")
 _LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)[^)]*\)")
+_CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 _NAMED = [
     # in pieces, so that this file does not name them
     *(r"\.".join(name) for name in (("pypi", "org"), ("files", "python" + "hosted"), ("npm" + "js", "org"))),
@@ -74,7 +75,7 @@ def forbidden_name(path: Path) -> Iterator[str]:
 
 
 def dead_link(path: Path) -> Iterator[str]:
-    for link in _LINK.finditer(path.read_text()):
+    for link in _LINK.finditer(_CODE.sub("", path.read_text())):
         target = link["target"].partition("#")[0]
         if target and "://" not in target and not target.startswith("mailto:") and not (path.parent / target).exists():
             yield f"links to {target}, which is not there"
@@ -157,6 +158,7 @@ BODY = "    pass\n"
         (forbidden_name, "a network/wo" + "rk/life\n", "cd /wo" + "rk/main\n"),
         (forbidden_name, "a farm\n", "ask fa" + "rm-submit\n"),
         (dead_link, "[here](file.txt) [there](https://x.org/a) [top](#a) [a](file.txt#b)\n", "[gone](gone.md)\n"),
+        (dead_link, "```\nx[int](1)\n```\n`x[int](1)` [`here`](file.txt)\n", "`x` [`gone`](gone.md) `x`\n"),
         (dead_link, "[here](file.txt 'title')\n", "![picture](gone.svg)\n"),
     ],
 )

@@ -154,7 +154,6 @@ class Computed(Readable, Generic[T]):
 def attribute(*, group: str = "", unit: str = "") -> Callable[[Callable[[F], T]], Computed[T]]:
     """Make a method a read-only attribute: it computes the value when the file is read."""
 
-
     def decorate(compute: Callable[[F], T]) -> Computed[T]:
         check_arity("@attribute", compute)
         return Computed(compute, group, unit)

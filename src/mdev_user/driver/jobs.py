@@ -206,7 +206,8 @@ def _decorator(name: str, kind: type[Job[Any]], busy: Ref[bool] | None, limit: i
         if not iscoroutinefunction(body):
             raise DriverError(f"{getattr(body, '__name__', body)}: a job is an async def")
         if not signature(body).parameters:
-            raise DriverError(f"{body.__name__}: @{name}: expected async def {body.__name__}(self, ...), given async def {body.__name__}()")
+            own = body.__name__
+            raise DriverError(f"{own}: @{name}: expected async def {own}(self, ...), given async def {own}()")
         return kind(body, busy, limit)
 
     return decorate

@@ -118,7 +118,7 @@ def check_types(parent: str, pools: Mapping[str, Pool], types: object) -> None:
 
 def told_of_profile(error: AttributeError, profile: object) -> str:
     """What is wrong when a function of the profile, such as the size of a `Memory`, raised ``error``."""
-    if error.obj is not profile or not isinstance(profile, Profile):
+    if error.obj is not profile or not isinstance(profile, Profile) or error.name is None:
         return str(error)
     return _no_field(profile, error.name, {each.name for each in fields(profile)} - _TEXTS)
 

@@ -39,6 +39,8 @@ WIDEST = 16
 _TICKS = (7, 701, 7013, 70123, 701_113)
 _COMMANDS = (b"\x07\x00", b"\x07\x00", b"\x07\x04", b"\x03\x00", b"\x00\x00")
 """For the register of that name in config space."""
+_MUTE = Write(int(Region.CONFIG), 4, b"\x03\x00")
+"""Without bus mastering messages wait."""
 _HEADER = (0x00, 0x08, 0x0C, 0x10, 0x2C, 0x34, 0x3C)
 
 
@@ -49,11 +51,18 @@ def story(random: Random, maps: Sequence[Map], before: int = 8, after: int = 6) 
     """
     whole = random.choice(maps)
     found = _focus(random, whole) if random.random() < 0.75 else whole
-    first = [each for _ in range(random.randint(0, before)) for each in _something(random, found)]
+    first = [*_beginning(random, found)]
+    first += [each for _ in range(random.randint(0, before)) for each in _something(random, found)]
     if found.commands and random.random() < 0.8:
         first += _command(random, found)
     then = [each for _ in range(random.randint(0, after)) for each in _something(random, found)]
     return whole, tuple(first), tuple(then)
+
+
+def _beginning(random: Random, found: Map) -> Sequence[Operation]:
+    """The kind of interrupt that is used, and whether the device may reach the guest's memory, also with messages."""
+    listen = [Listen(found.kinds[-1])] if random.random() < 0.4 else []
+    return [*listen, _MUTE] if random.random() < 0.15 else listen
 
 
 def _focus(random: Random, whole: Map) -> Map:
@@ -88,7 +97,7 @@ def _command(random: Random, found: Map) -> Sequence[Operation]:
     beside = [each for each in found.targets if each.region == command.region] or found.targets
     some = random.sample(beside, random.randint(0, min(len(beside), 6)))
     then: list[Operation] = [Step(1)] * random.choice((0, 1, 1, 2, 3, 4))
-    then += random.choice(((), (), (Run(),), (Advance(random.choice(_TICKS)),)))
+    then += random.choice(((), (), (Run(),), (Run(),), (Advance(random.choice(_TICKS)),), (Reset(),)))
     return [*(_write(random, target) for target in some), _write(random, command), *then]
 
 
@@ -141,7 +150,6 @@ _MAKERS: dict[tuple[Maker, str], int] = {
     (lambda random, _found: [Advance(random.choice(_TICKS))], "sizes"): 2,
     (lambda random, _found: [random.choice((Run(), Reset(), Reset(), Reopen()))], "sizes"): 1,
     (lambda random, found: [Listen(random.choice(found.kinds))], "sizes"): 1,
-    (lambda random, found: [Listen(random.choice(found.kinds)), *_config(random, found)], "sizes"): 1,
 }
 
 

@@ -96,7 +96,8 @@ class Invariants:
     def _note_listening(self) -> None:
         match self._operation:
             case Listen(kind):
-                self._listening = kind != Irq.INTX
+                command = self._player.guest.read_config(layout.COMMAND, 1)[0]
+                self._listening = kind != Irq.INTX and bool(command & layout.COMMAND_MASTER)
             case Reset() | Reopen():
                 self._listening = False
             case Write(region, _offset, _data) if region == Region.CONFIG or region not in self._register_bars():

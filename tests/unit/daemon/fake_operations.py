@@ -202,7 +202,15 @@ class FakeOperations:
 
     def _parent(self, name: str, text: str) -> ParentView:
         return ParentView(
-            name=name, specification=text, driver="mtty", state="registered", reason="", host_pid=7, restarts=0, reloads=0, mdevs=1
+            name=name,
+            specification=text,
+            driver="mtty",
+            state="registered",
+            reason="",
+            host_pid=7,
+            restarts=0,
+            reloads=0,
+            mdevs=1,
         )
 
 

@@ -268,15 +268,14 @@ def pending_with_a_value() -> None:
 def attribute_without_self() -> None:
     class Wrong(Sample):
         @attribute()  # type: ignore[arg-type]  # the mistake
-        def work() -> int:  # type: ignore[misc]  # as above
+        def work() -> int:
             return 0
 
 
 def job_without_self() -> None:
     class Wrong(Sample):
         @job()  # type: ignore[arg-type]  # the mistake
-        async def work() -> None:  # type: ignore[misc]  # as above
-            ...
+        async def work() -> None: ...
 
 
 @dataclass(frozen=True)

@@ -300,7 +300,7 @@ def negative_pool() -> None:
         (type_too_large, "Wrong: types['one']: lanes: expected a number from 0 to 8, the pool's, given 9"),
         (type_of_nothing, "Wrong: types['one'] takes nothing of any pool"),
         (type_no_profile, "Wrong: types['one']: expected a Profile, given 1"),
-        (size_misspelt, "frame: size: 'Slice' object has no attribute 'bufer'"),
+        (size_misspelt, "frame: size: Slice has no field bufer; did you mean buffer?"),
         (negative_pool, "Pool: expected a number of at least 0, given -1"),
         (field_missing, "Wrong: types['one']: Narrow has no field buffer; add it: buffer: int"),
     ],

@@ -275,7 +275,7 @@ def too_few_vectors() -> None:
         (bars_beyond_the_last, "Dma.channels[2]: bar 6: a function has the bars 0 to 5"),
         (bar_of_another, "Wrong.channels[0]: bar 0 is Wrong's already; place one elsewhere (bar=...)"),
         (negative_count, "channels: count: expected a number from 0x0 to 0x40, given -0x1"),
-        (misspelt_count, "channels: count: 'Slice' object has no attribute 'chanels'"),
+        (misspelt_count, "channels: count: Slice has no field chanels; did you mean channels?"),
         (too_few_vectors, "Wrong: vectors: 2 interrupts need MSIX(2), given 1"),
     ],
 )

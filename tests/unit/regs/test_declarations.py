@@ -277,7 +277,10 @@ def value_no_bool() -> None:
         (array_in_an_array, "Outer.inner: an array cannot be part of an array; place it in the bar"),
         (array_past_the_bar, "Regs.queue[8].tail ends at 0x44, past the bar's 0x40 bytes"),
         (name_of_the_base, "Regs.status: the base class has a register of this name already"),
-        (value_of_an_enumeration, "Controlled.control.mode.equals: expected a Colour, given 1; did you mean Colour.BLUE?"),
+        (
+            value_of_an_enumeration,
+            "Controlled.control.mode.equals: expected a Colour, given 1; did you mean Colour.BLUE?",
+        ),
         (name_of_an_enumeration, "expected a Colour, given 'Colour.BLU'; did you mean Colour.BLUE?"),
         (value_of_no_member, "mode.equals: expected a Colour, given 3; there are: Colour.BLUE, Colour.RED"),
         (value_too_wide, "Controlled.control.level.equals: expected a number from 0x0 to 0x7, given 0x8"),
