@@ -2,23 +2,37 @@
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import median
 from timeit import Timer
-from types import ModuleType
 from uuid import UUID
 
+from authoring import BY_HAND
 from programs import CannotMeasure
 
 from mdev_user.driver import (
-    U8, U32, Bar, DeviceOps, Flag, Function, Interrupt, Mdev, Parent, PciId, Pool, Profile, Register, on_read, on_write,
+    U8,
+    U32,
+    Bar,
+    DeviceOps,
+    Flag,
+    Function,
+    Interrupt,
+    Mdev,
+    Parent,
+    PciId,
+    Pool,
+    Profile,
+    Register,
+    on_read,
+    on_write,
 )  # fmt: skip
 from mdev_user.drivers import mtty
 from mdev_user.mdev.parent import MdevParent
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio_mdev.ops import MdevParentOps
 
-REPEATS, CALLS = 15, 4000
+REPEATS, CALLS = 100, 500
 """A case is timed so often, so many calls each."""
 
 _UUID = UUID(int=1)
@@ -44,7 +58,12 @@ class Regs(Bar, index=0, size=64):
     first, second = U8(25), U8(25, bank=Select.page)
 
 
-class Sample(Function[Profile]):
+@dataclass(frozen=True)
+class One(Profile):
+    slots: int = 1
+
+
+class Sample(Function[One]):
     """A register of each kind, and interrupts that depend on two of them only."""
 
     identity = PciId(vendor=0x1DE5, device=1, class_code=0x120000)
@@ -60,10 +79,6 @@ class Sample(Function[Profile]):
         pass
 
 
-class One(Profile):
-    slots = 1
-
-
 class Samples(Parent[One]):
     function = Sample
     slots = Pool(1)
@@ -76,9 +91,13 @@ Ns = Mapping[str, float]
 
 def measure() -> dict[str, dict[str, Ns]]:
     """Nanoseconds of one access, median and least of the repeats: of the sample, and of the two mttys."""
-    sample = _opened(Samples())
-    devices = {"declared": _opened(mtty.Mtty()), "by_hand": _opened(_by_hand())}
-    return {"sample": _timed(_sample_cases(sample)), **_interleaved({n: _mtty_cases(d) for n, d in devices.items()})}
+    return _timed(
+        {
+            "sample": _sample_cases(_opened(Samples())),
+            "declared": _mtty_cases(_opened(mtty.Mtty())),
+            "by_hand": _mtty_cases(_opened(_by_hand())),
+        }
+    )
 
 
 def _sample_cases(device: DeviceOps) -> dict[str, Access]:
@@ -104,7 +123,7 @@ def _mtty_cases(device: DeviceOps) -> dict[str, Access]:
     return {
         "plain_read": lambda: read(0, _SCR, 1),
         "plain_write": lambda: write(0, _SCR, _BYTE),
-        "data_write_and_read": lambda: (write(0, _DATA, _BYTE), read(0, _DATA, 1)),  # type: ignore[func-returns-value]
+        "data_write_and_read": lambda: (write(0, _DATA, _BYTE), read(0, _DATA, 1)),
         "enable_write": lambda: write(0, _IER, b"\x00"),
         "identify_read": lambda: read(0, _IIR, 1),
         "control_write": lambda: write(0, _IIR, b"\x00"),
@@ -114,19 +133,14 @@ def _mtty_cases(device: DeviceOps) -> dict[str, Access]:
     }
 
 
-def _timed(cases: Mapping[str, Access]) -> dict[str, Ns]:
-    return {name: _figures([_once(Timer(access)) for _ in range(REPEATS)]) for name, access in cases.items()}
-
-
-def _interleaved(devices: Mapping[str, Mapping[str, Access]]) -> dict[str, dict[str, Ns]]:
-    """The same cases of some devices, in turn: the machine's speed wanders."""
-    names = list(next(iter(devices.values())))
-    found: dict[str, dict[str, Ns]] = {device: {} for device in devices}
-    for name in names:
-        times = [[_once(Timer(cases[name])) for cases in devices.values()] for _ in range(REPEATS)]
-        for device, own in zip(devices, zip(*times, strict=True), strict=True):
-            found[device][name] = _figures(list(own))
-    return found
+def _timed(devices: Mapping[str, Mapping[str, Access]]) -> dict[str, dict[str, Ns]]:
+    """The cases of all devices in turn, again and again: the machine's speed wanders."""
+    timers = {(device, name): Timer(access) for device, cases in devices.items() for name, access in cases.items()}
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in timers}
+    for _ in range(REPEATS):
+        for key, timer in timers.items():
+            times[key].append(_once(timer))
+    return {device: {name: _figures(times[device, name]) for name in cases} for device, cases in devices.items()}
 
 
 def _once(timer: Timer) -> float:
@@ -145,21 +159,10 @@ def _opened(parent: MdevParentOps) -> DeviceOps:
 
 
 def _by_hand() -> MdevParentOps:
-    made: MdevParentOps = _module().Mtty()
-    return made
-
-
-def _module() -> ModuleType:
-    from authoring import BY_HAND  # noqa: PLC0415 - it needs programs that this does not
-
-    return load(BY_HAND)
-
-
-def load(path: Path) -> ModuleType:
-    """A file of Python as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(BY_HAND.stem, BY_HAND)
     if spec is None or spec.loader is None:
-        raise CannotMeasure(f"{path} is no Python file")
+        raise CannotMeasure(f"{BY_HAND} is no Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    made: MdevParentOps = module.Mtty()
+    return made

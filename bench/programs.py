@@ -52,7 +52,7 @@ class Program:
 
     def __init__(self, command: Sequence[str], core: int) -> None:
         self._command = command
-        with _on_core(core):  # a process begins where the thread is that starts it
+        with on_core(core):  # a process begins where the thread is that starts it
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def round(self, accesses: int) -> Round:
@@ -89,7 +89,7 @@ class Program:
 
 
 @contextmanager
-def _on_core(core: int) -> Iterator[None]:
+def on_core(core: int) -> Iterator[None]:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import accesses
+import authoring
 import lifecycle
 from programs import Round, Times
 from rich.table import Table
@@ -17,6 +18,25 @@ _TARGETS = (
     ("accesses.write.busy_p99_ratio", "1-byte write, p99 beside a busy neighbour / idle", "x", 2.0),
     ("lifecycle.creates_per_second", "creates through sysfs", "/s", 500),
     ("lifecycle.memory_kib_per_mdev", "memory of an idle mdev (PSS)", "KiB", 100),
+    *(
+        (f"authoring.round_trips.{kind}.{way}.p50_ratio", f"declared / by hand, {name}, p50", "x", 1.25)
+        for kind, way, name in (
+            ("plain", "read", "SCR read"),
+            ("plain", "write", "SCR write"),
+            ("status", "read", "LSR read"),
+            ("status", "write", "LSR write (ignored)"),
+            ("banked_dll", "read", "DLL read (banked)"),
+            ("banked_dll", "write", "DLL write (banked)"),
+            ("banked_dlm", "read", "DLM read (banked)"),
+            ("banked_dlm", "write", "DLM write (banked)"),
+            ("handler_enable", "read", "IER read"),
+            ("handler_enable", "write", "IER write (handler)"),
+            ("handler_data", "read", "RBR read (handler)"),
+            ("handler_data", "write", "THR write (handler)"),
+            ("handler_identify", "read", "IIR read (handler)"),
+            ("handler_identify", "write", "FCR write (handler)"),
+        )
+    ),
 )
 _MORE_IS_BETTER = {"/s"}
 _OTHERS = (
@@ -38,9 +58,17 @@ _OTHERS = (
     ("lifecycle.slowest_remove_ms", "slowest remove", "ms"),
     ("lifecycle.fds_per_mdev", "file descriptors of an idle mdev", ""),
     ("lifecycle.threads_per_mdev", "threads of an idle mdev", ""),
+    *(
+        (f"authoring.dispatch.sample.{case}", f"dispatch alone, {case.replace('_', ' ')}", "ns")
+        for case in (
+            *("plain_read", "plain_write", "watched_write", "handler_read", "handler_write", "banked_read"),
+            *("banked_write", "straddling_read", "straddling_write"),
+        )
+    ),
 )
 
 Figure = dict[str, float]
+_WAYS: tuple[Literal["read"], Literal["write"]] = ("read", "write")
 _CHOSEN: Mapping[str, Callable[[accesses.Measured], Round]] = {
     "ours": lambda each: each.ours,
     "limit": lambda each: each.limit,
@@ -70,6 +98,43 @@ def of_lifecycle(runs: Sequence[lifecycle.Measured]) -> dict[str, object]:
         "fds_per_mdev": _growth(runs, lambda cost: cost.fds),
         "threads_per_mdev": _growth(runs, lambda cost: cost.threads),
     }
+
+
+def of_authoring(
+    rounds: Sequence[authoring.Measured], count: int, dispatch: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> dict[str, object]:
+    """Ratios are of two measurements of one round; a share is of a plain access' round trip, declared."""
+    trips = {kind: {way: _of_pairs(rounds, kind, way) for way in _WAYS} for kind in authoring.KINDS}
+    return {
+        "rounds": len(rounds),
+        "accesses_per_round": count,
+        "round_trips": trips,
+        "dispatch": {device: dict(cases) for device, cases in dispatch.items()},
+        "dispatch_share_of_round_trip": {
+            device: {case: _share(figure, case, trips["plain"]) for case, figure in cases.items()}
+            for device, cases in dispatch.items()
+        },
+    }
+
+
+def _of_pairs(rounds: Sequence[authoring.Measured], kind: str, way: Literal["read", "write"]) -> dict[str, Figure]:
+    pairs = [(each.pairs[kind].declared[way], each.pairs[kind].by_hand[way]) for each in rounds]
+    return {
+        "p50_ratio": _spread(declared["p50"] / by_hand["p50"] for declared, by_hand in pairs),
+        "p99_ratio": _spread(declared["p99"] / by_hand["p99"] for declared, by_hand in pairs),
+        "declared_p50_us": _spread(declared["p50"] / 1e3 for declared, _ in pairs),
+        "declared_p99_us": _spread(declared["p99"] / 1e3 for declared, _ in pairs),
+        "by_hand_p50_us": _spread(by_hand["p50"] / 1e3 for _, by_hand in pairs),
+        "by_hand_p99_us": _spread(by_hand["p99"] / 1e3 for _, by_hand in pairs),
+    }
+
+
+def _share(
+    figure: Mapping[str, float], case: str, plain: Mapping[Literal["read", "write"], Mapping[str, Figure]]
+) -> float:
+    """The least of both: what was there when nothing else ran."""
+    trip = plain["write" if "write" in case else "read"]["declared_p50_us"]["least"]
+    return round(figure["least"] / 1e3 / trip, 3)
 
 
 def table(result: Mapping[str, object]) -> Table:

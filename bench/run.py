@@ -1,4 +1,4 @@
-"""`make bench`: accesses, creates and memory, against the physical limit and the targets. See README.md beside it."""
+"""`make bench`: accesses, creates, memory and the cost of declaring, against the targets. See README.md beside it."""
 
 import argparse
 import json
@@ -14,9 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import accesses
+import authoring
+import dispatch
 import lifecycle
 import report
-from programs import CannotMeasure, build
+from programs import CannotMeasure, build, on_core
 from rich.console import Console
 from served import memory_folder
 
@@ -34,7 +36,7 @@ def main() -> int:
     except CannotMeasure as error:
         print(f"cannot measure: {error}", file=sys.stderr)
         return 1
-    path = options.out or _RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-spine.json"
+    path = options.out or _RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-{_name(options.only)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     console.print(report.table(result))
@@ -55,7 +57,24 @@ def _measure(options: argparse.Namespace, console: Console) -> dict[str, object]
             runs = [lifecycle.measure(options.mdevs) for _ in range(options.runs)]
         result["lifecycle"] = report.of_lifecycle(runs)
         result["lifecycle_runs"] = [asdict(each) for each in runs]
+    if "authoring" in options.only:
+        with console.status("declared and by hand ..."):
+            result["authoring"] = _authoring(options)
     return result
+
+
+def _name(parts: Sequence[str]) -> str:
+    return "authoring" if tuple(parts) == ("authoring",) else "spine"
+
+
+def _authoring(options: argparse.Namespace) -> dict[str, object]:
+    cores = tuple(sorted(os.sched_getaffinity(0)))
+    with tempfile.TemporaryDirectory(prefix="mdev-user-bench-") as folder:
+        build(Path(folder))
+        measured = authoring.measure(Path(folder), options.rounds, options.authoring_accesses, cores)
+    with on_core(cores[0]):
+        alone = dispatch.measure()
+    return report.of_authoring(measured, options.authoring_accesses, alone)
 
 
 def _machine() -> dict[str, object]:
@@ -74,14 +93,21 @@ def _machine() -> dict[str, object]:
 
 
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parts = ("accesses", "lifecycle")
+    parts = ("accesses", "lifecycle", "authoring")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40, help="rounds of accesses (default %(default)s)")
     parser.add_argument("--accesses", type=int, default=3000, help="of each kind in a round (default %(default)s)")
+    parser.add_argument(
+        "--authoring-accesses", type=int, default=500, help="of each kind of register in a round (default %(default)s)"
+    )
     parser.add_argument("--mdevs", type=int, default=1000, help="to create and remove (default %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="of creates and removes (default %(default)s)")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="what to measure (default: all)")
-    parser.add_argument("--out", type=Path, help="the JSON file (default: bench/results/DATE-spine.json)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="the JSON file (default: bench/results/DATE-spine.json; of that part alone, DATE-authoring.json)",
+    )
     return parser.parse_args(arguments)
 
 

@@ -91,8 +91,10 @@ class Reader:
         self._boot = boot
         self._guest: GuestShell | None = None
         self._daemon: RunningDaemon | None = None
-        self._printed: str | None = ""
-        """By the last program; None where that was left out."""
+        self._printed = ""
+        """By the last program."""
+        self._left_out = False
+        """Whether something was left out: then nobody knows what is printed from there on."""
         self._exits = ExitStack()
 
     def __enter__(self) -> Self:
@@ -154,18 +156,18 @@ class Reader:
     def _prelude(self) -> str:
         """The machine's own: where the command and the run directory are; `make` says only whether it could."""
         run_dir = f'--run-dir "{self._daemon.run_dir.path}"' if self._daemon else ""
-        command = f'"{sys.executable}" -m'
+        command = f'"{Path(sys.executable).with_name("mdev-user")}"'
         return f"""
             mdev-user() {{
                 local name=$1; shift
                 case "$name" in
-                {_WITHOUT_DAEMON}) {command} mdev_user "$name" "$@" ;;
-                *) {command} mdev_user "$name" {run_dir} "$@" ;;
+                {_WITHOUT_DAEMON}) {command} "$name" "$@" ;;
+                *) {command} "$name" {run_dir} "$@" ;;
                 esac
             }}
             python() {{ "{sys.executable}" "$@"; }}
             python() {{ "{sys.executable}" "$@"; }}
-            pytest() {{ {command} pytest -q -p no:cacheprovider "$@"; }}
+            pytest() {{ "{sys.executable}" -m pytest -q -p no:cacheprovider "$@"; }}
             make() {{ command make --dry-run -C "{ROOT}" "$@" >/dev/null; }}
         """
 
@@ -189,9 +191,10 @@ class Reader:
             raise WrongPage(f"exit status {done.returncode}\n{done.stdout}{log}")
         return done.stdout.replace(str(self._daemon.run_dir.path), _RUN_DIR) if self._daemon else done.stdout
 
-    def _in_guest(self, text: str) -> str | None:
+    def _in_guest(self, text: str) -> str:
         if self._boot is None:
-            return None
+            self._left_out = True
+            return ""
         if self._guest is None:
             if self._daemon is None:
                 raise WrongPage("expected `mdev-user serve ... &` and a create before what is done in a guest")
@@ -202,7 +205,7 @@ class Reader:
     # --- output -------------------------------------------------------------------------------------------------
 
     def _compare(self, text: str) -> None:
-        if self._printed is None:
+        if self._left_out:
             return
         if not self.done or self.done[-1] == "file":
             raise WrongPage("expected a program or a command before what it prints")

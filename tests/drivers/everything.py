@@ -110,7 +110,7 @@ class Everything(Function[Slice]):
         if value & 1:
             self.add(self.regs.source, 1 + self.regs.length % 64)
         else:
-            self.tick(self.regs.wait % 16, value)
+            self.tick(1 + self.regs.wait % 15, value)
 
     @job(busy=Regs.status.busy)
     async def add(self, source: int, length: int) -> None:

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: RUF012 - declarations
+
 """Mistakes of authors: each line that is one says who must report it; the import does what it declares."""
 
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from mdev_user.driver import (
     on_write_each,
     sleep,
 )
+from mdev_user.testing import Guest
 
 T = TypeVar("T")
 
@@ -149,3 +150,12 @@ class Foreign(Parent[Other]):
 
 
 def uses(card: Card, make: Callable[[], Card]) -> None: ...
+
+
+def plays(guest: Guest) -> None:
+    guest.write(Regs.number, "one")  # mistake (mypy, pyright): a guest writes another type
+    guest.write(Regs.control.mode, 1)  # mistake (mypy, pyright): a guest writes an int to an enumeration
+    guest.read(Regs.nubmer)  # mistake (mypy, pyright): a guest reads a misspelt register
+    shown: str = guest.read(Regs.status.done)  # mistake (mypy, pyright): a guest reads another type
+    guest.write(Regs.control, "all")  # mistake (mypy, pyright): a guest writes text to a register
+    print(shown)

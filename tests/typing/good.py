@@ -1,5 +1,5 @@
 # mypy: disable-error-code="explicit-override"
-# ruff: noqa: RUF012 - declarations
+
 """Author code of every kind of declaration; no checker has anything to say of it."""
 
 from dataclasses import dataclass
@@ -48,6 +48,7 @@ from mdev_user.driver import (
     pending,
     sleep,
 )
+from mdev_user.testing import Guest
 
 
 class Mode(IntEnum):
@@ -203,3 +204,15 @@ def references() -> tuple[Ref[int], Ref[bool], Ref[Mode], Ref[bool], Ref[bool]]:
         Regs.number.any,
         Regs.control.mode.equals(Mode.RUN),
     )
+
+
+def plays(guest: Guest) -> tuple[int, bool, Mode, int, bool]:
+    guest.write(Regs.number, 1)
+    guest.write(Regs.status.done, True)
+    guest.write(Regs.control.mode, Mode.RUN)
+    guest.write(Regs.control, 0x11)
+    guest.write(Regs.queue.tail, 5, 3)
+    control = guest.read(Regs.control)
+    guest.write(Regs.control, control)
+    tail = guest.read(Regs.queue.tail, element=3)
+    return guest.read(Regs.number), guest.read(Regs.status.done), control.mode, tail, guest.pin

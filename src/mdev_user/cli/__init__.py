@@ -29,6 +29,7 @@ _COMMANDS = {
     "unregister": "unregister",
     "doctor": "doctor",
     "registers": "registers",
+    "check": "check",
     "new": "new",
     "demo": "demo",
 }

@@ -14,6 +14,7 @@ from threading import Event, Lock, Thread
 from uuid import UUID
 
 from mdev_user.daemon.config import Restart
+from mdev_user.daemon.reload import Loaded, look
 from mdev_user.daemon.run_dir import remove_device_folder
 from mdev_user.daemon.specification import ParentSpecification
 from mdev_user.daemon.views import ParentView
@@ -48,6 +49,12 @@ class _Parent:
     restarts: int = 0
     reloads: int = 0
     pause: float = _FIRST_PAUSE
+    loaded: Loaded | None = None
+
+    def look_at_file(self) -> None:
+        """To be called before the driver is loaded: a change from then on is one that was not loaded."""
+        if (file := self.specification.file) is not None:
+            self.loaded = Loaded(file, look(file))
 
 
 class Parents:
@@ -84,6 +91,7 @@ class Parents:
         parent = record.registered if record is not None else None
         if record is None or parent is None or not isinstance(parent.ops, RemoteParent):
             return
+        record.look_at_file()
         try:
             lost = parent.ops.reload()
         except (MdevUserError, OSError) as error:
@@ -107,11 +115,10 @@ class Parents:
         self._unregister(record)  # a restart may have brought it back meanwhile, and brings back no more
         self._release_host(record.specification.host)
 
-    def files(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Loaded]:
         """The drivers' files of the parents that have one, by the parent's name."""
         with self._lock:
-            found = {name: each.specification.file for name, each in self._parents.items()}
-        return {name: file for name, file in found.items() if file is not None}
+            return {name: each.loaded for name, each in self._parents.items() if each.loaded is not None}
 
     def views(self) -> list[ParentView]:
         with self._lock:
@@ -145,6 +152,7 @@ class Parents:
     def _bring_up(self, record: _Parent) -> None:
         host = self._host(record.specification.host)
         specification = record.specification
+        record.look_at_file()
         ops = RemoteParent(host, Load(specification.name, specification.driver, specification.options))
         record.registered = self._bus.register_parent(specification.name, ops)
         record.state = "registered"

@@ -6,6 +6,7 @@ in its place, and may be half-way through when it is seen. A file is loaded when
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 
@@ -18,14 +19,21 @@ Look = tuple[int, int, int] | None
 """What tells one version of a file from another; None while there is none."""
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A driver's file, and what it was when it was loaded."""
+
+    path: Path
+    look: Look
+
+
 class FileWatch:
     """Calls ``changed`` with the name of each parent whose file has changed, from a thread of its own."""
 
-    def __init__(self, files: Callable[[], Mapping[str, Path]], changed: Callable[[str], None]) -> None:
+    def __init__(self, files: Callable[[], Mapping[str, Loaded]], changed: Callable[[str], None]) -> None:
         """``files`` are those of the parents that there are, by the name of the parent."""
         self._files = files
         self._changed = changed
-        self._loaded: dict[str, Look] = {}
         self._seen: dict[str, Look] = {}
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="reload", daemon=True)
@@ -40,11 +48,10 @@ class FileWatch:
 
     def settled(self) -> Iterable[str]:
         """The parents whose file is another one than was loaded, and the same as at the last look."""
-        seen, self._seen = self._seen, {name: look(path) for name, path in self._files().items()}
+        files = self._files()
+        before, self._seen = self._seen, {name: look(each.path) for name, each in files.items()}
         for name, now in self._seen.items():
-            loaded = self._loaded.setdefault(name, now)
-            if now is not None and now == seen.get(name) and now != loaded:
-                self._loaded[name] = now
+            if now is not None and now == before.get(name) and now != files[name].look:
                 yield name
 
     def _run(self) -> None:

@@ -127,9 +127,8 @@ def initial_settings(readables: Iterable[Readable]) -> dict[str, Any]:  # Any: v
     return {each._name: each._initial for each in readables if isinstance(each, Attribute)}
 
 
-def carry_settings(
-    readables: Iterable[Readable], old: Mapping[str, object], new: dict[str, Any]
-) -> None:  # Any: values of all declared types
+# Any: values of all declared types
+def carry_settings(readables: Iterable[Readable], old: Mapping[str, object], new: dict[str, Any]) -> None:
     """Take over what an operator wrote for an older class, as far as this one takes it."""
     for each in readables:
         if isinstance(each, Attribute) and each._writable and each._name in old:

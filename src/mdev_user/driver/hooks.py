@@ -117,10 +117,18 @@ def write_hook(mark: Mark, slot: Slot, method: Hooked) -> WriteHook:
     ref, element = mark.place, slot.element
     if ref.codec == INTEGER and ref.mask == slot.full and isinstance(mark.target, Ref) and element is None:
         return WriteHook(ref.mask, method)  # as it is: the quick way
+    if element is None and isinstance(mark.target, Ref) and mark.target.wanted is None:
+        return WriteHook(ref.mask, _decoded(ref, method))
     value_of = _decoder(mark.target)
     if element is None:
         return WriteHook(ref.mask, lambda owner, written: method(owner, value_of(written)))
     return WriteHook(ref.mask, lambda owner, written: method(owner, element, value_of(written)))
+
+
+def _decoded(ref: Ref[Any], method: Hooked) -> Callable[[Any, int], None]:  # Any: as above, and the owner
+    """The method, given the bits of a register as it was written; nothing is looked up on the way."""
+    lsb, bits, decode = ref.lsb, (1 << ref.width) - 1, ref.codec.decode
+    return lambda owner, written: method(owner, decode(written >> lsb & bits))
 
 
 def _decoder(target: Ref[Any] | type[Register]) -> Callable[[int], object]:  # Any: of whatever type
@@ -133,7 +141,8 @@ def _decoder(target: Ref[Any] | type[Register]) -> Callable[[int], object]:  # A
 
 def read_hook(mark: Mark, slot: Slot, method: Hooked) -> ReadHook:
     """The hook for one register; what the method answers is encoded."""
-    ref, encode, element = mark.place, mark.place.encode, slot.element
+    ref, element = mark.place, slot.element
+    encode = ref.encode if ref.wanted is not None else ref.codec.encode
     if element is None:
         return ReadHook(ref.lsb, ref.mask, lambda owner: encode(method(owner)))
     return ReadHook(ref.lsb, ref.mask, lambda owner: encode(method(owner, element)))

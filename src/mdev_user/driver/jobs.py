@@ -179,7 +179,8 @@ def job(*, busy: Ref[bool] | None = None, limit: int = 1) -> _Decorator:
 
     ``busy`` is a Flag that is set from the start of the job to its end. At most ``limit`` of one job are under way (a
     guest starts them, so there must be an end); a call beyond that starts nothing and is counted as a guest's error. A
-    GuestError that leaves a job ends it and is counted. A reset, and the end of the device's use, cancel it.
+    GuestError that leaves a job ends it and is counted. A reset, and the end of the device's use, cancel it; so does
+    ``self.name.cancel(...)`` those that were started with these arguments, at their await.
     """
     return _decorator("job", Job, busy, limit)
 

@@ -1,7 +1,7 @@
 # ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
 """State that is not a register: `Saved` values, `Table`s of them, and `Session` objects that are made anew."""
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, get_args, overload
 
 from typing_extensions import override
@@ -106,6 +106,12 @@ class Saved(Value[T]):
     @override
     def _load(self, data: Encoded) -> object:
         return self._kind.decode(data)
+
+
+# Any: of values of all types
+def exact_kinds(members: Iterable[Saved[Any]]) -> dict[str, type]:
+    """By name, the types of those whose values need no more than a look at their type (`Kind.exact`)."""
+    return {each._name: kind for each in members if (kind := each._kind.exact) is not None}
 
 
 class Table(Kept, MutableMapping[K, V]):

@@ -3,7 +3,7 @@
 There are two kinds: a `Function`, and a `Part` that a function has several of.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from typing_extensions import override
@@ -11,7 +11,9 @@ from typing_extensions import override
 from mdev_user.driver.dma import Dma
 from mdev_user.driver.plan import Plan
 from mdev_user.driver.pools import Profile
+from mdev_user.driver.state import Saved, exact_kinds
 from mdev_user.driver.undeclared import is_shared_state, stores_to_self
+from mdev_user.driver.values import LEAST_INT, MOST_INT
 from mdev_user.errors import DriverError
 from mdev_user.regs.mistakes import likeliest
 
@@ -41,6 +43,8 @@ class Unit(Generic[P], metaclass=Sealed):
     _overridable: ClassVar[frozenset[str]] = frozenset({"opened", "closed", "loaded"})
     """What a driver's class may define of what we define."""
     _plan: ClassVar[Plan]
+    _exact: ClassVar[Mapping[str, type]] = {}
+    """The saved values of which the type says whether they can be saved, an int's size apart: these are set at once."""
 
     profile: P
     """What the mdev's type gives it."""
@@ -55,6 +59,7 @@ class Unit(Generic[P], metaclass=Sealed):
         _check_names(cls, own)
         cls._check_class()
         cls._plan = Plan(cls)
+        cls._exact = exact_kinds(cls._plan.of_kind(Saved))
         _check_state(cls, own, cls._plan.members)
 
     def __init__(self, name: str, profile: P, device: "Device") -> None:
@@ -87,6 +92,10 @@ class Unit(Generic[P], metaclass=Sealed):
     if not TYPE_CHECKING:  # a checker that saw these would take any name
 
         def __setattr__(self, name: str, value: object) -> None:
+            kind = self._exact.get(name)
+            if kind is type(value) and (kind is not int or LEAST_INT <= value <= MOST_INT):
+                self._state[name] = value
+                return
             try:
                 object.__setattr__(self, name, value)
             except AttributeError:

@@ -25,6 +25,7 @@ Encoded: TypeAlias = bytes | msgspec.Raw
 Described: TypeAlias = str | dict[str, Any] | list[Any]  # Any: what JSON can say, for which mypy has no type
 
 _ATOMS = {int: "int", float: "float", bool: "bool", str: "str", bytes: "bytes", NoneType: "None"}
+_EXACT = {int, bool, bytes, float}
 _SAVEABLE = "int, float, bool, str, bytes, None, an Enum, or a tuple, frozenset or frozen dataclass of such"
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError, TypeError, OverflowError)
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")
@@ -56,7 +57,7 @@ def told(error: Exception) -> str:
 class Kind:
     """One type of saved values. ``what`` names the declaration, for messages; DriverError for a type that cannot be."""
 
-    __slots__ = ("_decoder", "_only", "described", "fits", "name", "what")
+    __slots__ = ("_decoder", "_only", "described", "exact", "fits", "name", "what")
 
     def __init__(self, what: str, annotation: Annotation) -> None:
         self.what = what
@@ -70,6 +71,8 @@ class Kind:
         self._only = annotation
         self.fits: Fits = fitting(annotation)
         """Whether a value is certainly of this type: the quick answer for nearly all; the others are looked at."""
+        self.exact: type | None = annotation if annotation in _EXACT or _is_enum(annotation) else None
+        """The type, where to be of it is all that `fits` asks for; of an int also that it has 64 bits."""
 
     def checked(self, value: object) -> object:
         """The value as it is kept: a bool given for an int is an int. DriverError for one that cannot be saved."""

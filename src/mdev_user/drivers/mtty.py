@@ -94,7 +94,7 @@ class Port(Part[Slice]):
 
     @pending
     def asserted(self) -> bool:
-        return self.cause() is not Cause.NONE
+        return int(self.regs.ier) != 0 and self.cause() is not Cause.NONE  # nothing is enabled while a guest polls
 
     interrupt = Interrupt(asserted)
 

@@ -110,7 +110,7 @@ class _Uncached(SourceFileLoader):
     """Compiles what is in the file now: Python's cache takes two versions of one second and one size for the same."""
 
     @override
-    def get_code(self, fullname: str) -> CodeType:
+    def get_code(self, _fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
 
 

@@ -40,8 +40,11 @@ class Everything:
 Key: TypeAlias = tuple[int, int]
 """Offset and size of an access, in bytes."""
 
-ReadRow: TypeAlias = tuple[int, int, int, Slot | None]
-"""Index, shift and mask of what is read; the register itself where a read does more than that."""
+Effects: TypeAlias = tuple[tuple[tuple[int, int, Callable[[Any], int]], ...], int]  # Any: as in ReadHook
+"""What a read of a whole register computes, each as a `ReadHook`, and the bits that it clears."""
+
+ReadRow: TypeAlias = tuple[int, int, int, Effects | None]
+"""Index, shift and mask of what is read; where a read does more than that, what."""
 
 Combine: TypeAlias = tuple[int, int, int, int, int]
 """How far to shift what was written; the bits that stay, that are stored, that a 1 clears, and that a 1 sets."""
@@ -50,8 +53,11 @@ WriteRow: TypeAlias = tuple[int, Combine | None, bool, tuple[Callable[[Any, int]
 """Index; how to combine (None: the value is what was written); whether to settle; whom to tell."""
 
 _Row = TypeVar("_Row", ReadRow, WriteRow)
-Alternatives: TypeAlias = tuple[tuple[Condition | None, _Row], ...]
-"""The rows of the registers that share a place, each with what selects it, in the order in which they are asked."""
+Alternatives: TypeAlias = tuple[tuple[int, int, int, bool, _Row], ...]
+"""The rows of the registers that share a place, each behind what selects it, in the order in which they are asked.
+
+A row's is the turn when the bits of ``mask`` of the register ``index`` are ``bits``, or, by the fourth, are not.
+"""
 
 
 class Dispatch:
@@ -79,16 +85,21 @@ class Dispatch:
         _fill(layout.writes, self._write_row, self.writes, self.banked_writes)
 
     def _read_row(self, slot: Slot, shift: int, mask: int) -> ReadRow | None:
+        visible = mask & ~slot.masks.hidden >> shift
         if not (slot.index in self.read_hooks or slot.masks.once or is_missing(slot)):
-            return slot.index, shift, mask & ~slot.masks.hidden >> shift, None
-        return (slot.index, 0, 0, slot) if mask == slot.full else None
+            return slot.index, shift, visible, None
+        if mask != slot.full or is_missing(slot):
+            return None
+        hooks = tuple((hook.lsb, hook.mask, hook.compute) for hook in self.read_hooks.get(slot.index, ()))
+        return slot.index, 0, visible, (hooks, slot.masks.once)
 
     def _write_row(self, slot: Slot, shift: int, mask: int) -> WriteRow | None:
         hooks = self.write_hooks.get(slot.index, ())
         whole = mask == slot.full
         if slot.masks.missing or (hooks and not whole):
             return None
-        settles = bool(hooks) or slot.index in self.watched
+        stores = slot.masks.store | slot.masks.clear | slot.masks.put
+        settles = bool(hooks) or (stores != 0 and slot.index in self.watched)
         return slot.index, _combine(slot, shift, mask << shift), settles, tuple(hook.call for hook in hooks)
 
 
@@ -116,9 +127,16 @@ def _fill(
             rows.update((key, row) for key, row in made if row is not None)
         else:
             found = [(slot.selected, row_of(slot, 0, slot.full)) for slot in candidates]
-            kept = tuple((bank, row) for bank, row in found if row is not None)
+            kept = tuple(_behind(bank, row) for bank, row in found if row is not None)
             if len(kept) == len(found):
                 banked[start, first.size] = kept
+
+
+def _behind(bank: Condition | None, row: _Row) -> tuple[int, int, int, bool, _Row]:
+    """An alternative: its bank as numbers, so that nothing is called to see whether it is selected."""
+    if bank is None:
+        return 0, 0, 0, True, row
+    return bank.index, bank.mask, bank.wanted or 0, bank.wanted is not None, row
 
 
 def _is_whole(cover: Cover, start: int, candidates: Candidates) -> bool:

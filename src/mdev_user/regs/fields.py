@@ -4,6 +4,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
+from typing_extensions import override
+
 from mdev_user.errors import DriverError
 from mdev_user.regs.kinds import GUEST_CHOSEN, RW, Access
 from mdev_user.regs.mistakes import number
@@ -42,6 +44,7 @@ class Field(Generic[T]):
         self._access = access
         self._kind: type = kind
         self._codec: Codec[T] = codec_of(kind)
+        self._decode, self._encode = self._codec.decode, self._codec.encode
 
     def __set_name__(self, _owner: type, name: str) -> None:
         self._name = self._name or name
@@ -52,15 +55,17 @@ class Field(Generic[T]):
     def __get__(self, obj: "Register", owner: "type[Register]") -> T: ...
     def __get__(self, obj: "Register | None", owner: "type[Register]") -> Ref[T] | T:
         if obj is None:
-            place = owner._place
-            source = None if place.bar else owner
-            return Ref(place, self._lsb, self._width, self._codec, self._name, source=source)
-        return self._codec.decode((obj._values[obj._index] & self._mask) >> self._lsb)
+            return self._reference(owner)
+        return self._decode((obj._values[obj._index] & self._mask) >> self._lsb)
 
     def __set__(self, obj: "Register", value: T) -> None:
-        values, index = obj._values, obj._index
-        bits = self._codec.encode(value) << self._lsb
-        values[index] = values[index] & ~self._mask | bits & self._mask
+        values, index, mask = obj._values, obj._index, self._mask
+        values[index] = values[index] & ~mask | self._encode(value) << self._lsb & mask
+
+    def _reference(self, owner: "type[Register]") -> Ref[T]:
+        place = owner._place
+        source = None if place.bar else owner
+        return Ref(place, self._lsb, self._width, self._codec, self._name, source=source)
 
     def _check(self, register: "type[Register]", reset: int) -> None:
         """DriverError when a value that can be in these bits has no meaning."""
@@ -87,6 +92,23 @@ class Flag(Field[bool]):
 
     def __init__(self, bit: int, access: Access = RW) -> None:
         super().__init__(bit, 1, bool, access)
+
+    # As those of a field, with nothing to look up: drivers read and set bits most of all.
+
+    @overload
+    def __get__(self, obj: None, owner: "type[Register]") -> Ref[bool]: ...
+    @overload
+    def __get__(self, obj: "Register", owner: "type[Register]") -> bool: ...
+    @override
+    def __get__(self, obj: "Register | None", owner: "type[Register]") -> Ref[bool] | bool:
+        if obj is None:
+            return self._reference(owner)
+        return obj._values[obj._index] & self._mask != 0
+
+    @override
+    def __set__(self, obj: "Register", value: bool) -> None:
+        values, index = obj._values, obj._index
+        values[index] = values[index] | self._mask if value else values[index] & ~self._mask
 
 
 def _meaningless(decode: Callable[[int], object], value: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from mdev_user.errors import GuestError, OutOfRange
-from mdev_user.regs.dispatch import Alternatives, Dispatch, ReadHook, ReadRow, WriteHook, WriteRow, is_missing
+from mdev_user.regs.dispatch import Alternatives, Dispatch, Effects, ReadHook, ReadRow, WriteHook, WriteRow, is_missing
 from mdev_user.regs.layout import Cover, selected
 from mdev_user.regs.slots import Slot
 
@@ -54,11 +54,9 @@ class RegisterSpace:
         row = self._reads.get((offset, count)) or self._alternative(self._banked_reads.get((offset, count)))
         if row is None:
             return self._read_pieces(offset, count)
-        index, shift, mask, special = row
-        if special is not None:
-            data = self._read_slot(special, special.full).to_bytes(count, "little")
-            self._watcher.settle()
-            return data
+        index, shift, mask, effects = row
+        if effects is not None:
+            return (self._read_whole(index, effects) & mask).to_bytes(count, "little")
         return (self.values[index] >> shift & mask).to_bytes(count, "little")
 
     def write(self, offset: int, data: bytes) -> None:
@@ -94,10 +92,27 @@ class RegisterSpace:
 
     def _alternative(self, alternatives: Alternatives[_Row] | None) -> _Row | None:
         """The row of the register that is selected; None where there are none, or none is selected."""
-        for bank, row in alternatives or ():
-            if bank is None or bank.holds(self.values):
+        values = self.values
+        for index, mask, bits, equal, row in alternatives or ():
+            if (values[index] & mask == bits) is equal:
                 return row
         return None
+
+    def _read_whole(self, index: int, effects: Effects) -> int:
+        hooks, once = effects
+        value = self.values[index]
+        for lsb, mask, compute in hooks:
+            try:
+                value = value & ~mask | compute(self._owner) << lsb & mask
+            except GuestError as error:
+                self._watcher.refuse(error)
+                value &= ~mask
+        taken = value & once
+        if taken:
+            self.values[index] &= ~taken
+        if taken or hooks:
+            self._watcher.settle()
+        return value
 
     def _read_pieces(self, offset: int, count: int) -> bytes:
         data = bytearray(count)

@@ -34,6 +34,7 @@ def in_copy(work: Callable[[], bytes], seconds: float = MOST_SECONDS) -> bytes:
 def _live(answers: int, work: Callable[[], bytes], seconds: float) -> None:
     status = 1
     try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # what a test runner may have put there is not ours
         signal.setitimer(signal.ITIMER_REAL, seconds)
         with os.fdopen(answers, "wb") as pipe:
             pipe.write(work())

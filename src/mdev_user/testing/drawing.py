@@ -41,6 +41,7 @@ _COMMANDS = (b"\x07\x00", b"\x07\x00", b"\x07\x04", b"\x03\x00", b"\x00\x00")
 """For the register of that name in config space."""
 _MUTE = Write(int(Region.CONFIG), 4, b"\x03\x00")
 """Without bus mastering messages wait."""
+_NO_PIN = Write(int(Region.CONFIG), 4, b"\x07\x04")
 _HEADER = (0x00, 0x08, 0x0C, 0x10, 0x2C, 0x34, 0x3C)
 
 
@@ -62,7 +63,7 @@ def story(random: Random, maps: Sequence[Map], before: int = 8, after: int = 6) 
 def _beginning(random: Random, found: Map) -> Sequence[Operation]:
     """The kind of interrupt that is used, and whether the device may reach the guest's memory, also with messages."""
     listen = [Listen(found.kinds[-1])] if random.random() < 0.4 else []
-    return [*listen, _MUTE] if random.random() < 0.15 else listen
+    return [*listen, random.choice((_MUTE, _NO_PIN))] if random.random() < 0.25 else listen
 
 
 def _focus(random: Random, whole: Map) -> Map:

@@ -1,6 +1,5 @@
 """Fresh interpreters, as whoever has tasks for them sees them."""
 
-import inspect
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import msgspec
 from mdev_user.errors import DriverError
 from mdev_user.testing.operations import Finding
 from mdev_user.testing.tasks import AnyParent, Reply, Task, decode_reply, encode
-from mdev_user.testing.zygote import Birth, read_frame, write_frame
+from mdev_user.testing.zygote import Birth, read_frame, source_of, write_frame
 
 _END_SECONDS = 10.0
 _LOCAL = "<locals>"
@@ -95,4 +94,4 @@ def _file(parent: AnyParent) -> str:
         raise DriverError(
             f"{parent.__name__}: expected a class at the top of a file, which another interpreter can import"
         )
-    return os.path.realpath(inspect.getfile(parent))
+    return os.path.realpath(source_of(parent.__module__))

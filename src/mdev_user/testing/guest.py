@@ -16,6 +16,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, NoReturn, Self
 from uuid import UUID
+from weakref import finalize
 
 from typing_extensions import override
 
@@ -63,9 +64,8 @@ class Guest(NamedRegisters):
     call that made it run; a GuestError is counted (`errors`), as it is by a host.
     """
 
-    def __init__(
-        self, parent: type[Parent[Any]], type_name: str | None = None, /, **options: object
-    ) -> None:  # Any: of whatever profile
+    # Any: of whatever profile
+    def __init__(self, parent: type[Parent[Any]], type_name: str | None = None, /, **options: object) -> None:
         """``type_name`` is one of ``parent.types``, by default the first; ``options`` are the parent's (its pools)."""
         self.parent = parent(**options)  # type: ignore[arg-type]  # an author's own __init__ takes what it takes
         self._mdev = Mdev(UUID1, MdevParent("parent", self.parent), _type_of(self.parent, type_name))
@@ -263,6 +263,7 @@ class Guest(NamedRegisters):
         """Use the device again after `close`, with the same memory. Busy (EBUSY) when it is open."""
         jobs = Jobs(self._stretches, Lock(), self._vfio, self._stretches, _raise)
         self._vfio.open(jobs, _Regions())
+        finalize(self, jobs.cancel_all)  # a test may forget its guest: what was not begun is no mistake then
         for address, size in self.memory.blocks.items():
             self._vfio.dma.map(_mapping(address, size))
         self._wires.arm(Irq.INTX, 1)

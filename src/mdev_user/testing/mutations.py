@@ -7,6 +7,8 @@ import msgspec
 
 _HEADER = 10
 """Bytes before the msgpack map."""
+_LEAST, _MOST = -(1 << 63), (1 << 64) - 1
+"""The integers of msgpack."""
 
 ODD_VALUES: tuple[object, ...] = (
     None, True, -1, 0, 1, 255, 1 << 31, (1 << 64) - 1, -(1 << 63), 1.5, float("nan"), float("inf"), "", "x", "regs",
@@ -92,7 +94,9 @@ def _drop(state: bytes, mutation: Mutation) -> bytes:
 def _nudge(state: bytes, mutation: Mutation) -> bytes:
     def nudge(holder: Any, key: Any) -> None:  # noqa: ANN401 - Any: as above
         value = holder[key]
-        if isinstance(value, int | float):
+        if isinstance(value, int):
+            holder[key] = min(max(value + mutation.value % 7 - 3, _LEAST), _MOST)
+        elif isinstance(value, float):
             holder[key] = value + mutation.value % 7 - 3
         elif isinstance(value, bytes):
             holder[key] = bytes(byte ^ (mutation.value & 0xFF) for byte in value)

@@ -52,9 +52,8 @@ class NamedRegisters(ABC):
     def write(self, place: Ref[T], value: T, element: int | None = None) -> None: ...
     @overload
     def write(self, place: type[R], value: int | R, element: int | None = None) -> None: ...
-    def write(
-        self, place: Ref[Any] | type[R], value: object, element: int | None = None
-    ) -> None:  # Any: as the overloads say
+    # Any: as the overloads say
+    def write(self, place: Ref[Any] | type[R], value: object, element: int | None = None) -> None:
         """Write a register, or a field of it: ``write(Regs.doorbell, 1)``, ``write(Regs.control.on, True)``.
 
         For a field the register is read first if it has other bits that a write stores; bits that are cleared or set

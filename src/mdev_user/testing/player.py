@@ -81,7 +81,7 @@ class Player:
         except _REFUSED as error:
             refused = type(error).__name__
         if settled:
-            self.settle()
+            self._run_jobs()
         self._check_transfers()
         return self._seen(answer, refused, self.guest.errors - errors)
 
@@ -95,12 +95,16 @@ class Player:
 
     def settle(self) -> Seen:
         """Let all jobs run, one to its end or its sleep and then the next one."""
+        self._run_jobs()
+        self._check_transfers()
+        return self._seen(b"", "", 0)
+
+    def _run_jobs(self) -> None:
         stretches = self.guest._stretches  # noqa: SLF001 - the same package
         for _ in range(MOST_STEPS):
             stretches.wait_until(self.guest.time)
             if not stretches.step_oldest():
-                self._check_transfers()
-                return self._seen(b"", "", 0)
+                return
         raise Broken(f"the device's jobs go on for {MOST_STEPS} steps without waiting for time to pass")
 
     @property
@@ -151,8 +155,6 @@ class Player:
     def _disturbs(self) -> bool:
         """Whether a job may be using the guest's memory."""
         stretches = self.guest._stretches  # noqa: SLF001 - the same package
-        if not self.guest.device.jobs:
-            stretches.reached_memory.clear()
         return bool(self.guest.device.jobs and (stretches.reached_memory or stretches.has_ready))
 
     def _seen(self, answer: bytes, refused: str, errors: int) -> Seen:

@@ -27,6 +27,7 @@ from mdev_user.testing.operations import (
     Write,
 )
 from mdev_user.testing.player import Player
+from mdev_user.testing.zygote import source_of
 from mdev_user.vfio.requests import Region
 
 _AnyParent: TypeAlias = type[Parent[Any]]  # Any: of whatever profile
@@ -148,7 +149,7 @@ def _element(slot: Slot) -> str:
 def _imports(names: Names) -> list[str]:
     found: list[str] = []
     for module, wanted in sorted(names.imports.items()):
-        name, file = module, getattr(sys.modules.get(module), "__file__", None)
+        name, file = module, source_of(module)
         if file and (module.startswith(_OURS) or module == "__main__"):
             found[:0] = ["import sys", "", f"sys.path.insert(0, {str(Path(file).resolve().parent)!r})"]
             name = Path(file).stem

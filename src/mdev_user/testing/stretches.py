@@ -33,7 +33,7 @@ class Stretches:
         self.ran = 0
         """Stretches, so far."""
         self.reached_memory: set[int] = set()
-        """The jobs that have used DMA."""
+        """The jobs under way that have used DMA."""
         self._ready: list[_Entry] = []
         self._ram = ram
         self._timers: list[tuple[float, int, _Entry]] = []
@@ -114,7 +114,13 @@ class Stretches:
             entry.call()
         finally:
             self._current = self._answered = -1
+        if not self._awaits(entry.job):
+            self.reached_memory.discard(entry.job)
         return entry.is_stretch
+
+    def _awaits(self, job: int) -> bool:
+        """Whether a job has not ended."""
+        return any(each.job == job for each in self._ready) or any(each.job == job for *_when, each in self._timers)
 
 
 def _computed(work: Offload) -> Answer | Exception:

@@ -5,7 +5,6 @@ answers on its standard output. A copy is as fresh as a new interpreter, and tak
 """
 
 import gc
-import importlib
 import importlib.util
 import os
 import sys
@@ -15,6 +14,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from mdev_user.host.loader import import_again
 from mdev_user.testing.copies import MOST_SECONDS, CopyDied, in_copy, limit_memory
 from mdev_user.testing.operations import Finding
 from mdev_user.testing.tasks import AnyParent, decode_task, encode, perform
@@ -61,12 +61,18 @@ def load(birth: Birth) -> AnyParent:
     return found  # type: ignore[return-value]  # the class that the asking process has
 
 
+def source_of(module: str) -> str:
+    """The file of an imported module; empty when it has none."""
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return getattr(sys.modules.get(module), "__file__", None) or (spec.origin if spec else None) or ""
+
+
 def _imported(name: str, file: str) -> object:
     try:
-        module = importlib.import_module(name)
+        module = import_again(name)
     except ImportError:
         module = None
-    if module is not None and os.path.realpath(getattr(module, "__file__", None) or "") == os.path.realpath(file):
+    if module is not None and os.path.realpath(source_of(name)) == os.path.realpath(file):
         return module
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:

@@ -261,3 +261,20 @@ def test_setting_is_held_to_the_type() -> None:
     with pytest.raises(DriverError, match=r"Keeper\.table: an entry: expected Point"):
         made.table[1] = Deep(1)
     assert (made.last, made.total, dict(made.table)) == (3, 1, {})
+
+
+def test_a_value_is_checked_however_quickly_it_is_set() -> None:
+    """Those of a type that says all are set at once; a bool for an int, and an int that is too wide, are looked at."""
+
+    class Quick(Function[Profile]):
+        identity = PciId(vendor=0x1DE5, device=5, class_code=0x120000)
+        number, flag, data = Saved(0), Saved(False), Saved(b"")
+
+    made: Any = Bench(Quick).device.function  # Any: of a class inside the test, given what does not fit
+    made.number, made.flag, made.data = True, True, b"x"
+    assert [type(each) for each in (made.number, made.flag, made.data)] == [int, bool, bytes]
+    for name, value in (("number", 1 << 64), ("number", "1"), ("flag", 1), ("data", bytearray(b"x")), ("data", None)):
+        with pytest.raises(DriverError, match=f"Quick.{name}"):
+            setattr(made, name, value)
+    made.number = (1 << 64) - 1
+    assert (made.number, made.flag, made.data) == ((1 << 64) - 1, True, b"x")

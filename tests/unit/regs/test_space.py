@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mdev_user.errors import GuestError, OutOfRange
 from mdev_user.regs.arrays import Each, RegisterFile
 from mdev_user.regs.bar import Bar
-from mdev_user.regs.dispatch import Dispatch, ReadHook, WriteHook
+from mdev_user.regs.dispatch import Dispatch, Everything, ReadHook, WriteHook
 from mdev_user.regs.fields import Field, Flag
 from mdev_user.regs.kinds import RC, RO, RSVD, RW, RW1C, RW1S, UNIMPL, WO, Access
 from mdev_user.regs.registers import U8, U16, U32, U64, Register
@@ -287,6 +287,23 @@ def test_only_watched_plain_registers_settle() -> None:
     space.write(8, bytes(8))
     space.write(12, bytes(4))
     assert told.settled == 2
+
+
+def test_an_access_that_can_change_nothing_does_not_settle() -> None:
+    class Fixed(Bar, index=0, size=16):
+        number, kept = U32(0, RO, reset=7), U32(4)
+
+    space, told = in_use(Fixed, Dispatch(Fixed._layout, watched=Everything()))
+    space.write(0, b"\x01\x00\x00\x00")
+    assert (space.read(0, 4), told.settled) == (b"\x07\x00\x00\x00", 0)
+    space.write(4, bytes(4))
+    assert told.settled == 1
+
+
+def test_a_read_settles_when_it_clears_something() -> None:
+    space, told = in_use(Kinds)
+    assert [space.read(0, 4)[2] >> 4, told.settled] == [5, 1]
+    assert [space.read(0, 4)[2] >> 4, told.settled] == [0, 1]
 
 
 # --- any map, any access ----------------------------------------------------------------------------------------

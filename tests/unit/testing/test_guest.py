@@ -7,6 +7,7 @@ from zlib import crc32
 
 import pytest
 
+from drivers import everything
 from mdev_user.driver import (
     MSIX,
     RO,
@@ -40,6 +41,7 @@ from mdev_user.drivers import crc
 from mdev_user.errors import GuestError, InvalidValue, MappingExists, NoSpace, NotSupported
 from mdev_user.mdev.parent import MdevParent
 from mdev_user.testing import Guest, NoEnd
+from mdev_user.vfio.requests import Irq
 
 
 class Speed(IntEnum):
@@ -354,3 +356,31 @@ def test_removed_guest_gives_back_what_it_took() -> None:
         two = MdevParent("parent", guest.parent).types["clock-two"]
         assert guest.parent.get_available(two) == 0
     assert guest.parent.get_available(two) == 1
+
+
+def test_part_has_registers_of_its_own() -> None:
+    with Guest(everything.Card, "two") as guest:
+        one, other = guest.part("ports"), guest.part("ports", 1)
+        other.write(everything.PortRegs.level, 5)
+        assert (one.read(everything.PortRegs.level), other.read(everything.PortRegs.level)) == (0, 5)
+        assert guest.read_bytes(3, 0, 4) == b"\x05\0\0\0"
+        assert guest.pin
+        with pytest.raises(DriverError, match=r"Everything has no part ports\[2\]; did you mean"):
+            guest.part("ports", 2)
+        with pytest.raises(DriverError, match="expected a register of Regs, given PortRegs"):
+            guest.read(everything.PortRegs.level)
+
+
+def test_what_was_refused_is_kept() -> None:
+    with Guest(crc.Card) as guest:
+        guest.write(crc.Regs.doorbell, 1)
+        guest.write(crc.Regs.doorbell, 1)
+        assert [str(each) for each in guest.refused] == ["compute: 1 under way, its limit; this one was not started"]
+
+
+def test_pin_is_used_again_when_messages_are_not() -> None:
+    with Guest(crc.Card) as guest:
+        guest.enable_msi()
+        assert (guest.uses_messages, guest.listens_to, guest.vectors(Irq.MSI)) == (True, Irq.MSI, 2)
+        guest.enable_intx()
+        assert (guest.uses_messages, guest.listens_to) == (False, Irq.INTX)

@@ -1,75 +1,103 @@
 #!/usr/bin/env python3
-"""Writes docs/reference/driver.md: what a parent driver imports, from the signatures and docstrings of the source."""
+"""Writes docs/reference/driver.md and testing.md: what authors import, from signatures and docstrings of the source."""
 
 import ast
 import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from errno import errorcode
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import TypeAlias, TypeGuard
 
-from mdev_user import driver
+from mdev_user import driver, testing
 from mdev_user.errors import MdevUserError
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
-TARGET = Path(__file__).parents[1] / "docs/reference/driver.md"
-COMMAND = ".venv/bin/python scripts/write_driver_reference.py"
+FOLDER = Path(__file__).parents[1] / "docs/reference"
+COMMAND = ".venv/bin/python scripts/write_reference.py"
 
-GROUPS = {
-    "Declaring registers": "Bar U8,U16,U32,U64 Register Flag Field RegisterFile Each Access,RW,RO,WO,RW1C,RW1S,RC,RSVD,"
-    "UNIMPL Ref",
-    "Functions and parts": "Function PciId Part Parts Memory on_write on_read on_write_each on_read_each ResetKind",
-    "Interrupts": "Interrupt pending Message INTX MSI MSIX",
-    "Jobs": "job worker Dma sleep offload",
-    "State": "Saved Table Session Attribute attribute Snapshot SavedJob",
-    "Parents": "Parent Profile Pool",
-    "PCI capabilities": "PowerManagement PciExpress VendorSpecific",
-    "Errors": "DriverError GuestError DmaFault StateError NoSpace NotSupported OutOfRange UnknownRequest",
-    "Sizes": "PAGE,KiB,MiB,GiB",
-    "The low-level contract": "MdevParentOps Mdev MdevType MdevAttribute DeviceOps VfioDevice Device PciFunction "
-    "BarRegion MemoryBar IoBar ConfigSpace Interrupts Msi Msix Sleep Area Region RegionFlags RegionInfo Irq IrqInfo "
-    "DeviceInfo Request,GetInfo,GetRegionInfo,GetIrqInfo,SetIrqs,Reset Reply declarations",
-}
-"""Every name once; names with a comma between them are told together."""
 
-MADE_BY_US = {"Function", "Part", "Device", "VfioDevice", "Dma", "Ref", "Mdev"}
-"""Classes of which no author makes an object."""
+@dataclass(frozen=True)
+class Reference:
+    """One page, of one module."""
 
-HEAD = """# The authoring API
+    module: ModuleType
+    head: str
+    groups: Mapping[str, str]
+    """Every name once, below its title; names with a comma between them are told together."""
+
+    @property
+    def target(self) -> Path:
+        return FOLDER / f"{self.module.__name__.rpartition('.')[2]}.md"
+
+    @property
+    def names(self) -> list[str]:
+        """The names that the page tells."""
+        return [name for entries in self.groups.values() for name in re.split(r"[ ,]", entries)]
+
+    def page(self) -> str:
+        """The whole page."""
+        parts = [self.head.format(command=COMMAND)]
+        for title, entries in self.groups.items():
+            parts.append(f"## {title}\n")
+            parts += [entry(names.split(",")) for names in entries.split()]
+        return "\n".join(parts)
+
+
+DRIVER = Reference(
+    driver,
+    """# The authoring API
 
 All names of `mdev_user.driver`, by what they are for. Written from the source by `{command}`; do not edit.
 
 How they go together: [the tutorial](../tutorial/your-first-parent-driver.md) and [the how-to pages](../README.md).
 What an access means: [access](access.md).
-"""
+""",
+    {
+        "Declaring registers": "Bar U8,U16,U32,U64 Register Flag Field RegisterFile Each "
+        "Access,RW,RO,WO,RW1C,RW1S,RC,RSVD,UNIMPL Ref",
+        "Functions and parts": "Function PciId Part Parts Memory on_write on_read on_write_each on_read_each ResetKind",
+        "Interrupts": "Interrupt pending Message INTX MSI MSIX",
+        "Jobs": "job worker Dma sleep offload",
+        "State": "Saved Table Session Attribute attribute Snapshot SavedJob",
+        "Parents": "Parent Profile Pool",
+        "PCI capabilities": "PowerManagement PciExpress VendorSpecific",
+        "Errors": "DriverError GuestError DmaFault StateError NoSpace NotSupported OutOfRange UnknownRequest",
+        "Sizes": "PAGE,KiB,MiB,GiB",
+        "The low-level contract": "MdevParentOps Mdev MdevType MdevAttribute DeviceOps VfioDevice Device PciFunction "
+        "BarRegion MemoryBar IoBar ConfigSpace Interrupts Msi Msix Sleep Area Region RegionFlags RegionInfo Irq "
+        "IrqInfo DeviceInfo Request,GetInfo,GetRegionInfo,GetIrqInfo,SetIrqs,Reset Reply declarations",
+    },
+)
+TESTING = Reference(
+    testing,
+    """# Testing a driver
 
+All names of `mdev_user.testing`. Written from the source by `{command}`; do not edit.
 
-def page() -> str:
-    """The whole page."""
-    parts = [HEAD.format(command=COMMAND)]
-    for title, entries in GROUPS.items():
-        parts.append(f"## {title}\n")
-        parts += [entry(names.split(",")) for names in entries.split()]
-    return "\n".join(parts)
+In use: [test a driver](../how-to/test-a-driver.md).
+""",
+    {"A guest in memory": "Guest NoEnd", "What must hold of every driver": "check CheckFailed Report both_ways"},
+)
+REFERENCES = (DRIVER, TESTING)
+TOLD = {name: getattr(each.module, name) for each in REFERENCES for name in each.module.__all__}
 
-
-def names() -> list[str]:
-    """The names that the page tells."""
-    return [name for entries in GROUPS.values() for name in re.split(r"[ ,]", entries)]
+MADE_BY_US = {"Function", "Part", "Device", "VfioDevice", "Dma", "Ref", "Mdev"}
+"""Classes of which no author makes an object."""
 
 
 def entry(told: list[str]) -> str:
     """Names that belong together: all in the heading, and each by what is said of it."""
     lines = [f"### {', '.join(told)}\n"]
     for name, after in zip(told, [*told[1:], ""], strict=True):
-        each = getattr(driver, name)
-        if _is_alike(each, getattr(driver, after, None)):
+        each = TOLD[name]
+        if _is_alike(each, TOLD.get(after)):
             lines.append(f"`{name}`: {_text(each.__doc__)}")
         elif isinstance(each, FunctionType):
             lines += _function(each)
@@ -96,7 +124,7 @@ def _function(function: FunctionType) -> Iterator[str]:
 
 
 def _error(kind: type[MdevUserError]) -> Iterator[str]:
-    bases = [each.__name__ for each in kind.__mro__[1:] if getattr(driver, each.__name__, None) is each]
+    bases = [each.__name__ for each in kind.__mro__[1:] if TOLD.get(each.__name__) is each]
     of_kind = f"A `{bases[0]}`; its" if bases else "Its"
     yield _text(kind.__doc__)
     yield f"{of_kind} `errno` is {errorcode[kind.errno]}.\n"
@@ -136,7 +164,7 @@ def _sources(kind: type) -> list[ast.ClassDef]:
     found = []
     for each in kind.__mro__:
         ours = each.__module__.startswith("mdev_user.")
-        if each is kind or (ours and getattr(driver, each.__name__, None) is not each):
+        if each is kind or (ours and TOLD.get(each.__name__) is not each):
             found.append(_source(each))
     return found
 
@@ -156,10 +184,24 @@ def _attributes(kind: type, sources: list[ast.ClassDef]) -> Iterator[str]:
         yield from (f"* `{each.name}`: {_inline(str(each.value))}" for each in kind)
         return
     for source in sources:
-        for node, after in zip(source.body, [*source.body[1:], None], strict=True):
+        for node, after in [*_followed(source.body), *_made_with(source)]:
             name = _assigned(node)
-            if name and not name.startswith("_") and (_documented(after) or isinstance(node, ast.AnnAssign)):
+            if name and not name.startswith("_"):
                 yield _attribute(name, node, after)
+
+
+def _made_with(source: ast.ClassDef) -> Iterator[tuple[ast.stmt, ast.stmt | None]]:
+    """What is set, and told, when an object is made."""
+    for each in source.body:
+        if _is_function(each) and each.name == "__init__":
+            yield from (pair for pair in _followed(each.body) if _documented(pair[1]))
+
+
+def _followed(body: list[ast.stmt]) -> Iterator[tuple[ast.stmt, ast.stmt | None]]:
+    """Each declaration of a body, with what comes behind it: its documentation, perhaps."""
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign) or _documented(after):
+            yield node, after
 
 
 def _attribute(name: str, node: ast.stmt, after: ast.stmt | None) -> str:
@@ -236,7 +278,7 @@ def _assigned(node: ast.stmt) -> str:
         targets = [node.target]
     elif isinstance(node, ast.Assign):
         targets = node.targets
-    return targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) else ""
+    return re.sub(r"^self\.", "", ast.unparse(targets[0])) if len(targets) == 1 else ""
 
 
 def _documented(node: ast.stmt | None) -> str:
@@ -259,4 +301,5 @@ def _inline(docstring: str) -> str:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(page())
+    for each in REFERENCES:
+        each.target.write_text(each.page())
