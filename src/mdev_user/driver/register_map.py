@@ -163,7 +163,7 @@ def register_map(kind: type[MdevParentOps]) -> RegisterMap:
         about=_about(function),
         identity=function.identity,
         messages=_messages(capabilities),
-        vectors=getattr(function.vectors, "vectors", len(interrupts)),
+        vectors=getattr(function.vectors, "vectors", max(1, len(interrupts))),
         interrupts=interrupts,
         bars=list(_bars(placed, {name: each for name, (_capabilities, each) in made.items()})),
     )

@@ -14,7 +14,7 @@ from enum import IntEnum
 
 from mdev_user.driver import (
     INTX, RC, RO, U8, WO, Bar, Field, Flag, Function, Interrupt, Parent, Part, Parts, PciId, Pool, Profile, Register,
-    Saved, attribute, job, on_read, on_write, pending, sleep,
+    Saved, attribute, on_read, on_write, pending, sleep, worker,
 )  # fmt: skip
 
 FIFO = 16
@@ -77,7 +77,7 @@ class Port(Part[Slice]):
     regs = Regs()
     fifo, trigger = Saved(b""), Saved(TRIGGERS[0])
     thr_enabled, thr_pending = Saved(False), Saved(False)
-    busy, sent = Saved(False), Saved(0)
+    busy, sent = Saved(False), Saved(False)
 
     def cause(self) -> Cause:
         """The enabled condition of the highest priority."""
@@ -121,15 +121,15 @@ class Port(Part[Slice]):
             self.hold(self.fifo + bytes((value,)))
         else:
             self.regs.lsr.overrun = True
-        self.sent += 1
+        self.sent = True
         if self.trigger > 1 and not self.busy:
-            self.busy = self.carry(self.sent)
+            self.busy, self.sent = self.carry(), False
 
-    @job(limit=2)
-    async def carry(self, sent: int) -> None:
+    @worker()
+    async def carry(self) -> None:
         """The line is busy until nothing was sent for a while."""
         await sleep(LINE_TIME)
-        self.busy = sent != self.sent and self.carry(self.sent)
+        self.busy, self.sent = self.sent and self.carry(), False
 
     @on_write(Regs.ier.thr)
     def enable_thr(self, enabled: bool) -> None:

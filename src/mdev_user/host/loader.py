@@ -93,6 +93,8 @@ def _module(path: Path) -> ModuleType:
     name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # as for a script: what lies beside the file can be imported
     loader = _Uncached(name, str(path))
     spec = importlib.util.spec_from_loader(name, loader, origin=str(path))
     assert spec is not None  # noqa: S101 - a loader was given

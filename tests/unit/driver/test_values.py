@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, IntEnum, IntFlag
 from math import isnan
+from typing import Any
 
 import msgspec
 import pytest

@@ -116,3 +116,13 @@ def test_an_installed_driver_is_found_by_name() -> None:
     assert load_parent("mtty", {"ports": "6"}).driver_name == "mtty"
     with pytest.raises(ConfigError, match=r"no parent driver mty; there are: .*mtty"):
         load_parent("mty", {})
+
+
+def test_a_driver_may_import_what_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_the_driver.py").write_text("from mdev_user.drivers.crc import Card\n")
+    (tmp_path / "driver.py").write_text("from beside_the_driver import Card\n")
+    try:
+        assert load_parent(f"{tmp_path / 'driver.py'}:Card", {}).driver_name == "crc"
+    finally:
+        sys.modules.pop("beside_the_driver", None)
