@@ -16,10 +16,10 @@ TESTS = Path(__file__).parents[1]
 SECONDS = 60.0
 
 
-def found(parent: type[Parent[Any]]) -> str:  # Any: of whatever profile
+def found(parent: type[Parent[Any]], seconds: float = 5) -> str:  # Any: of whatever profile
     began = monotonic()
     with pytest.raises(CheckFailed) as failed:
-        check(parent)
+        check(parent, seconds=seconds)
     assert monotonic() - began < SECONDS
     return str(failed.value)
 
@@ -70,5 +70,5 @@ def test_exception_of_the_drivers_code_is_found() -> None:
 
 
 def test_job_without_an_end_is_found() -> None:
-    message = found(raising.EndlessCard)
+    message = found(raising.EndlessCard, seconds=1)
     assert "without waiting for time to pass" in message or "has not ended" in message

@@ -85,7 +85,7 @@ class Device(DeviceOps):
         plan, unit = place.plan, place.make(profile, self)
         self.units[place.name] = unit
         for index, bar in plan.bars.items():
-            unit._bars[index] = type(bar)._on(list(bar._layout.resets), 0)
+            unit._bars[index] = unit._state[bar._name] = type(bar)._on(list(bar._layout.resets), 0)
         for memory in plan.memories:
             self._memories[place.bar + memory._index, memory._offset] = unit, memory
         unit._settings.update(initial_settings(plan.attributes))
@@ -93,7 +93,9 @@ class Device(DeviceOps):
         self._levels.append(levels)
         if place.name:
             self._place_part(place, unit, levels)
-        elif not plan.of_kind(Parts):
+        elif parts := plan.of_kind(Parts):
+            unit._state.update({each._name: () for each in parts})
+        else:
             unit._settle = levels.settle
         for index, dispatch in plan.dispatches.items():
             region = place.bar + index
@@ -102,8 +104,7 @@ class Device(DeviceOps):
     def _place_part(self, place: Place, part: AnyUnit, levels: Levels) -> None:
         """A part's step can move its own interrupts and those of the function, but no other part's."""
         function: AnyFunction = self.units[""]  # type: ignore[assignment]  # it is placed first, without a name
-        function._parts.setdefault(place.family, ())
-        function._parts[place.family] += (part,)
+        function._state[place.family] += (part,)
         settle_function = self._levels[0].settle
 
         def settle_both() -> None:
@@ -351,7 +352,7 @@ class Device(DeviceOps):
         self._forget_jobs()
         self._pci.close()
         for unit, memory in self._memories.values():
-            unit._state[memory._name] = None
+            unit._state.pop(memory._name, None)
         self._vfio = None
 
     def _serve(self, region: int, window: Window) -> None:

@@ -38,7 +38,7 @@ class Function(Unit[P]):
     `Interrupt`, `Message`, `Parts`, a `job` and the methods decorated with `on_write` and `on_read` are its members.
     """
 
-    __slots__ = ("_parts", "uuid")
+    __slots__ = ("uuid",)
 
     _overridable = Unit._overridable | {
         "reset", "identity", "vectors", "capabilities", "state_version", "upgrades"
@@ -59,8 +59,6 @@ class Function(Unit[P]):
     def __init__(self, name: str, profile: P, device: "Device") -> None:
         super().__init__(name, profile, device)
         self.uuid = device.uuid
-        # Any: parts of all classes, by the name of the member; the descriptor of each knows which.
-        self._parts: dict[str, tuple[Any, ...]] = {}  # Any: as above
 
     @classmethod
     @override

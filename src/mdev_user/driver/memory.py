@@ -1,4 +1,3 @@
-# ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
 """Memory of the device that a guest maps."""
 
 from collections.abc import Callable
@@ -36,10 +35,7 @@ class Memory(Member):
     def __get__(self, obj: "AnyUnit | None", owner: object) -> Self | memoryview:
         if obj is None:
             return self
-        view = obj._state[self._name]
-        if not isinstance(view, memoryview):
-            raise DriverError(f"{self._name}: the memory is there between opened() and closed()")
-        return view
+        raise DriverError(f"{self._name}: the memory is there between opened() and closed()")
 
     def _bytes(self, profile: object) -> int:
         """Its size for one type of mdev."""

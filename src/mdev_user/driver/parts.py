@@ -69,7 +69,7 @@ class Parts(Member, Generic[U]):
     @overload
     def __get__(self, obj: "Function[Any]", owner: object) -> tuple[U, ...]: ...  # Any: of whatever profile
     def __get__(self, obj: "Function[Any] | None", owner: object) -> Self | tuple[U, ...]:  # Any: as above
-        return self if obj is None else obj._parts[self._name]
+        return self  # of a device in use, the dictionary has the parts
 
     def _number(self, profile: object) -> int:
         """How many one type of mdev has."""

@@ -53,13 +53,15 @@ class Value(Kept, Generic[T]):
     @overload
     def __get__(self, obj: "AnyUnit", owner: object) -> T: ...
     def __get__(self, obj: "AnyUnit | None", owner: object) -> Self | T:
-        if obj is None:
-            return self
-        value: T = obj._state[self._name]
-        return value
+        return self  # of a device in use, the dictionary has the value
 
-    def __set__(self, obj: "AnyUnit", value: T) -> None:
-        obj._state[self._name] = value
+    if TYPE_CHECKING:  # `Unit.__setattr__` sets it: a descriptor that could be set would be asked at each read
+
+        def __set__(self, obj: "AnyUnit", value: T) -> None: ...
+
+    def _taken(self, value: T) -> T:
+        """What is kept of a value that a driver sets."""
+        return value
 
 
 class Saved(Value[T]):
@@ -82,8 +84,8 @@ class Saved(Value[T]):
         self._initial, self._sticky = initial, sticky
 
     @override
-    def __set__(self, obj: "AnyUnit", value: T) -> None:
-        obj._state[self._name] = value if self._fits(value) else self._kind.checked(value)
+    def _taken(self, value: T) -> T:
+        return value if self._fits(value) else self._kind.checked(value)  # type: ignore[return-value]  # of its type
 
     @override
     def _fresh(self) -> T:
@@ -136,10 +138,7 @@ class Table(Kept, MutableMapping[K, V]):
     @overload
     def __get__(self, obj: "AnyUnit", owner: object) -> "Table[K, V]": ...
     def __get__(self, obj: "AnyUnit | None", owner: object) -> "Table[K, V]":
-        if obj is None:
-            return self
-        table: Table[K, V] = obj._state[self._name]
-        return table
+        return self  # of a device in use, the dictionary has the table
 
     @override
     def _fresh(self) -> "Table[K, V]":

@@ -11,7 +11,7 @@ from typing_extensions import override
 from mdev_user.driver.dma import Dma
 from mdev_user.driver.plan import Plan
 from mdev_user.driver.pools import Profile
-from mdev_user.driver.state import Saved, exact_kinds
+from mdev_user.driver.state import Saved, Value, exact_kinds
 from mdev_user.driver.undeclared import is_shared_state, stores_to_self
 from mdev_user.driver.values import LEAST_INT, MOST_INT
 from mdev_user.errors import DriverError
@@ -25,20 +25,14 @@ P = TypeVar("P", bound=Profile)
 _OURS = "mdev_user.driver."
 
 
-class Sealed(type):
-    """Gives a class no instance dictionary, so that a device has the state that was declared and no other."""
+class Unit(Generic[P]):
+    """What `Function` and `Part` have in common: bars, state, methods, jobs and interrupts, declared in the class.
 
-    def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, object]) -> "Sealed":
-        if "__slots__" in body and not str(body["__module__"]).startswith(_OURS):
-            raise DriverError(f"{name}: __slots__: state is declared: Saved, Table, Session or a register")
-        body.setdefault("__slots__", ())
-        return super().__new__(mcs, name, bases, body)
+    The dictionary of an instance has the values of what is declared, bars and parts among them, and nothing else: a
+    driver reads them as plain attributes, which costs least, and `__setattr__` lets nothing in that was not declared.
+    """
 
-
-class Unit(Generic[P], metaclass=Sealed):
-    """What `Function` and `Part` have in common: bars, state, methods, jobs and interrupts, declared in the class."""
-
-    __slots__ = ("_bars", "_device", "_name", "_settings", "_settle", "_state", "dma", "profile")
+    __slots__ = ("__dict__", "_bars", "_device", "_name", "_settings", "_settle", "_state", "dma", "profile")
 
     _overridable: ClassVar[frozenset[str]] = frozenset({"opened", "closed", "loaded"})
     """What a driver's class may define of what we define."""
@@ -56,6 +50,8 @@ class Unit(Generic[P], metaclass=Sealed):
         if cls.__module__.startswith(_OURS):
             return
         own = _own_names(cls)
+        if "__slots__" in vars(cls):
+            raise DriverError(f"{cls.__name__}: __slots__: state is declared: Saved, Table, Session or a register")
         _check_names(cls, own)
         cls._check_class()
         cls._plan = Plan(cls)
@@ -69,7 +65,7 @@ class Unit(Generic[P], metaclass=Sealed):
         # Any: the bars' own classes, by their index in the unit; the descriptor of each knows which.
         self._bars: list[Any] = [None] * 6  # Any: as above
         # Any: values of all declared types, by the name of the member.
-        self._state: dict[str, Any] = {}  # Any: as above
+        self._state: dict[str, Any] = self.__dict__  # Any: as above
         self._settings: dict[str, Any] = {}  # Any: as above
         self._settle: Callable[[], None] = device.settle
 
@@ -89,25 +85,20 @@ class Unit(Generic[P], metaclass=Sealed):
     def closed(self) -> None:
         """The user is gone, and with it its memory and interrupts. The device will be reset before the next one."""
 
-    if not TYPE_CHECKING:  # a checker that saw these would take any name
+    if not TYPE_CHECKING:  # a checker that saw it would take any name
 
         def __setattr__(self, name: str, value: object) -> None:
             kind = self._exact.get(name)
             if kind is type(value) and (kind is not int or LEAST_INT <= value <= MOST_INT):
                 self._state[name] = value
                 return
-            try:
+            member = getattr(type(self), name, None)
+            if isinstance(member, Value):
+                self._state[name] = member._taken(value)  # noqa: SLF001 - our own
+            elif hasattr(member, "__set__"):
                 object.__setattr__(self, name, value)
-            except AttributeError:
-                if hasattr(type(self), name):
-                    raise
-                raise AttributeError(_undeclared(type(self).__name__, name, self._plan.members)) from None
-
-        def __getattr__(self, name: str) -> object:
-            if name in self._plan.members:  # it is there, and its own code raised: let that be seen
-                return object.__getattribute__(self, name)
-            names = [each for each in dir(type(self)) if not each.startswith("_")]
-            raise AttributeError(f"{type(self).__name__} has no {name}{likeliest(name, names)}")
+            else:
+                raise AttributeError(_unsettable(type(self), name))
 
 
 AnyUnit: TypeAlias = Unit[Any]  # Any: of whatever profile
@@ -140,6 +131,12 @@ def _check_state(cls: type, own: set[str], members: dict[str, object]) -> None:
         for stored in stores_to_self(member):
             if stored not in known:
                 raise DriverError(f"in {cls.__name__}.{name}: " + _undeclared(cls.__name__, stored, members))
+
+
+def _unsettable(cls: type[AnyUnit], name: str) -> str:
+    if hasattr(cls, name):
+        return f"{cls.__name__}.{name} is declared in the class: it cannot be set on a device"
+    return _undeclared(cls.__name__, name, cls._plan.members)
 
 
 def _undeclared(cls: str, name: str, members: dict[str, object]) -> str:

@@ -88,10 +88,7 @@ class Each(Entry, Generic[E]):
     @overload
     def __get__(self, obj: Map, owner: type[Map]) -> Elements[E]: ...
     def __get__(self, obj: Map | None, owner: type[Map]) -> type[E] | Elements[E]:
-        if obj is None:
-            return self._class_at(owner._place.of(self._name, repeated=True))
-        view: Elements[E] = obj._views[self._index]  # type: ignore[assignment]  # what _view made
-        return view
+        return self._class_at(owner._place.of(self._name, repeated=True))  # of a map in use, the dictionary has them
 
     @override
     def _view(self, values: list[int], index: int) -> Elements[E]:

@@ -1,8 +1,8 @@
 # ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
 """Bars: the class that is a map of registers behind one base address register."""
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol, Self, overload
+from collections.abc import Mapping
+from typing import ClassVar, Self, overload
 
 from typing_extensions import override
 
@@ -14,13 +14,6 @@ from mdev_user.regs.refs import Place
 from mdev_user.regs.registers import Placed
 from mdev_user.regs.slots import Origin
 from mdev_user.units import is_power_of_two
-
-
-class Holder(Protocol):
-    """Whose class declares bars: its own ones in use, by index."""
-
-    @property
-    def _bars(self) -> Sequence["Bar"]: ...
 
 
 class Bar(Map):
@@ -74,11 +67,9 @@ class Bar(Map):
     @overload
     def __get__(self, obj: None, owner: object) -> type[Self]: ...
     @overload
-    def __get__(self, obj: Holder, owner: object) -> Self: ...
-    def __get__(self, obj: Holder | None, owner: object) -> Self | type[Self]:
-        if obj is None:
-            return type(self)
-        return obj._bars[self._number]  # type: ignore[return-value]  # the holder made one of each class it declares
+    def __get__(self, obj: object, owner: object) -> Self: ...
+    def __get__(self, obj: object, owner: object) -> Self | type[Self]:
+        return type(self)  # of a device in use, the dictionary has the bar
 
 
 def _sources(entries: Mapping[str, Entry]) -> dict[int, str]:

@@ -40,7 +40,8 @@ class Entry:
 class Map:
     """A class of entries, compiled when it is created; its instances are views of a bar in use."""
 
-    __slots__ = ("_base", "_values", "_views")
+    # The dictionary has what is below the map: registers with fields, and arrays. It costs least to read.
+    __slots__ = ("__dict__", "_base", "_values")
 
     _place: ClassVar[Place] = Place(None)
     _entries: ClassVar[Mapping[str, Entry]] = {}
@@ -49,7 +50,6 @@ class Map:
 
     _values: list[int]
     _base: int
-    _views: list[object]
 
     @classmethod
     def _collect(cls) -> None:
@@ -74,9 +74,11 @@ class Map:
     @classmethod
     def _on(cls, values: list[int], base: int) -> Self:
         view = object.__new__(cls)
-        views = [each._view(values, base + each._index) for each in cls._entries.values()]
-        for name, value in (("_values", values), ("_base", base), ("_views", _spread(cls, views))):
-            object.__setattr__(view, name, value)
+        object.__setattr__(view, "_values", values)
+        object.__setattr__(view, "_base", base)
+        for name, each in cls._entries.items():
+            if (below := each._view(values, base + each._index)) is not None:
+                view.__dict__[name] = below
         return view
 
     if not TYPE_CHECKING:  # a checker that saw it would take any name
@@ -86,14 +88,6 @@ class Map:
             if setter is None:
                 raise AttributeError(_unsettable(type(self), name))
             setter(self, value)
-
-
-def _spread(cls: type[Map], views: list[object]) -> list[object]:
-    """The views by the index of their entry, so that a descriptor finds its own without a name."""
-    spread: list[object] = [None] * cls._count
-    for each, view in zip(cls._entries.values(), views, strict=True):
-        spread[each._index] = view
-    return spread
 
 
 def _unsettable(cls: type[Map], name: str) -> str:

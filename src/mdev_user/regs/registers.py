@@ -196,10 +196,7 @@ class Placed(Single, Generic[R]):
     @overload
     def __get__(self, obj: Map, owner: type[Map]) -> R: ...
     def __get__(self, obj: Map | None, owner: type[Map]) -> type[R] | R:
-        if obj is None:
-            return self._class_at(owner._place.of(self._name))
-        view: R = obj._views[self._index]  # type: ignore[assignment]  # what _view made
-        return view
+        return self._class_at(owner._place.of(self._name))  # of a map in use, the dictionary has the register
 
     @override
     def _view(self, values: list[int], index: int) -> R:

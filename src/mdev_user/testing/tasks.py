@@ -145,19 +145,24 @@ def _explore(parent: AnyParent, task: Explore, done: list[Operation]) -> Reply:
             moment = player.moment
             if player.guest.device.jobs and moment != last and len(points) < task.points:
                 last = moment
-                points.append(_point(player, task))
+                points.append(_point(player, task, in_copy))
             invariants.check(seen)
-    points.append(_point(player, task))
     if bystander.save() != untouched:
         raise Broken("another device of the same driver, which nobody used, has another state now")
+    points.append(_point(player, task, _in_place))
     return Explored(tuple(points))
 
 
-def _point(player: Player, task: Explore) -> Point:
-    checkpoint = player.save()
+def _point(player: Player, task: Explore, perform_in: Callable[[Callable[[], bytes]], bytes]) -> Point:
+    checkpoint, done = player.save(), tuple(player.done)
     go_on = partial(_go_on, player, task.after, checkpoint.state)
-    outcome = in_copy(lambda: encode(_told(go_on, player.done, len(player.done))))
-    return Point(tuple(player.done), checkpoint, _OUTCOMES.decode(outcome))
+    outcome = perform_in(lambda: encode(_told(go_on, player.done, len(done))))
+    return Point(done, checkpoint, _OUTCOMES.decode(outcome))
+
+
+def _in_place(work: Callable[[], bytes]) -> bytes:
+    """For the last point: nobody needs this process any more."""
+    return work()
 
 
 def _resume(parent: AnyParent, task: Resume, done: list[Operation]) -> Reply:

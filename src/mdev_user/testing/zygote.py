@@ -17,7 +17,7 @@ import msgspec
 from mdev_user.host.loader import import_again
 from mdev_user.testing.copies import MOST_SECONDS, CopyDied, in_copy, limit_memory
 from mdev_user.testing.operations import Finding
-from mdev_user.testing.tasks import AnyParent, decode_task, encode, perform
+from mdev_user.testing.tasks import AnyParent, Rules, decode_task, encode, perform
 
 LENGTH = Struct("<I")
 
@@ -106,9 +106,13 @@ def main() -> None:
 
 
 def _in_copy(parent: AnyParent, data: bytes) -> bytes:
-    def work() -> bytes:
-        return encode(perform(parent, decode_task(data)))
+    task = decode_task(data)
 
+    def work() -> bytes:
+        return encode(perform(parent, task))
+
+    if isinstance(task, Rules):  # nothing of the driver's code is run: it leaves no trace
+        return work()
     try:
         return in_copy(work, 2 * MOST_SECONDS)
     except CopyDied as error:

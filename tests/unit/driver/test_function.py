@@ -74,14 +74,14 @@ class Sample(Function[Profile]):
 
 def test_device_has_no_attribute_that_was_not_declared() -> None:
     made: Any = Bench(Sample).device.function  # Any: undeclared names are set on it
-    assert not hasattr(made, "__dict__")
+    assert set(vars(made)) <= set(Sample._plan.members)
     with pytest.raises(AttributeError, match=r"Sample has no totl: declare it \(totl = Saved\(...\)\), or it is lost"):
         made.totl = 1
     with pytest.raises(AttributeError, match=r"did you mean total\?"):
         made.totl = 1
-    with pytest.raises(AttributeError, match=r"Sample has no totl; did you mean total\?"):
+    with pytest.raises(AttributeError, match="no attribute 'totl'"):
         print(made.totl)
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match=r"Sample.regs is declared in the class: it cannot be set"):
         made.regs = 1
     with pytest.raises(AttributeError):
         made.THRESHOLD = 1
