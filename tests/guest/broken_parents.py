@@ -46,7 +46,7 @@ class _CrossedPort(Port):
     def cross(self, value: int) -> None:
         for each in _ports:
             if each is not self and len(each.fifo) < FIFO:
-                each.hold(each.fifo + bytes((value,)))
+                each.fifo += bytes((value,))
 
 
 class _CrossedSerial(Serial):

@@ -111,7 +111,8 @@ class Attribute(Readable, Generic[T]):
 
     @override
     def _parsed(self, text: str) -> object:
-        return self._in_range(_parsed(self._name, text, self._initial), InvalidValue)
+        value = self._in_range(_parsed(self._name, text, self._initial), InvalidValue)
+        return value if self._writable else self._kind.checked(value)
 
     def _in_range(self, value: object, error: type[Exception]) -> object:
         if self._range is None:
@@ -129,10 +130,13 @@ def initial_settings(readables: Iterable[Readable]) -> dict[str, Any]:  # Any: v
 
 # Any: values of all declared types
 def carry_settings(readables: Iterable[Readable], old: Mapping[str, object], new: dict[str, Any]) -> None:
-    """Take over what an operator wrote for an older class, as far as this one takes it."""
+    """Take over what an operator wrote, or the driver set, for an older class, as far as this one takes it.
+
+    What the driver set belongs to the device's state too: where one is loaded afterwards, that counts.
+    """
     for each in readables:
-        if isinstance(each, Attribute) and each._writable and each._name in old:
-            with suppress(InvalidValue):
+        if isinstance(each, Attribute) and each._name in old:
+            with suppress(InvalidValue, DriverError):
                 new[each._name] = each._parsed(_text(old[each._name]))
 
 

@@ -97,7 +97,8 @@ class Device(DeviceOps):
             unit._state.update({each._name: () for each in parts})
         else:
             unit._settle = levels.settle
-        for index, dispatch in plan.dispatches.items():
+        computed = place.name and self.units[""]._plan.computes_levels
+        for index, dispatch in (plan.settling_dispatches if computed else plan.dispatches).items():
             region = place.bar + index
             self._spaces[region] = RegisterSpace(dispatch, unit._bars[index]._values, unit, _Watch(self, region, unit))
 
@@ -126,6 +127,7 @@ class Device(DeviceOps):
 
     def adopt_user(self, device: VfioDevice, pci: PciFunction) -> None:
         """Serve the user of another device, whose eventfds ``pci`` has; `load` or a reset comes next."""
+        self._pci.interrupts.reset()  # it had a user before, perhaps
         self._pci.adopt_user(pci)
         self._take_user(device)
 
@@ -323,9 +325,9 @@ class Device(DeviceOps):
         return self._vfio
 
     def _reset(self, kind: ResetKind) -> None:
+        self._forget_jobs()
         for space in self._spaces.values():
             space.reset(sticky=kind is not ResetKind.POWER_ON)
-        self._forget_jobs()
         self._renew(kind)
         self.function.reset(kind)
         self.settle()
@@ -344,6 +346,8 @@ class Device(DeviceOps):
         _set_busy(unit, work, up=False)
 
     def _forget_jobs(self) -> None:
+        for work in self.jobs:  # a sticky register would keep the bit
+            _set_busy(self.units[work.unit], work, up=False)
         self.jobs.clear()
         self._again.clear()
         self._works.clear()

@@ -5,6 +5,8 @@ What the user has in hand stays: its mappings, its eventfds, the memory that it 
 saved and loaded; where it cannot be loaded the user finds a device that was reset (VFIO_DEVICE_RESET).
 """
 
+from dataclasses import replace
+
 from mdev_user.driver.attributes import carry_settings
 from mdev_user.driver.device import Device
 from mdev_user.driver.function import ResetKind
@@ -53,12 +55,21 @@ def hand_over(device: VfioDevice, old: Device, new: Device) -> str:
 
 
 def _go_on(device: VfioDevice, old: Device, new: Device, state: bytes) -> str:
+    new._pci.config.load(old._pci.config.save())  # the guest may have written to it since `check_shapes`
     new.adopt_user(device, old._pci)
     device.replace(new)
+    reason = ""
     try:
         new.load(state)
     except StateError as error:
+        reason = str(error)
+        _reset(old, new)
+    if not new._pci.interrupts.pin:  # it was up perhaps, and the new device never knew
         new._pci.irqs.set_level(False)
-        new._reset(ResetKind.FUNCTION)
-        return str(error)
-    return ""
+    return reason
+
+
+def _reset(old: Device, new: Device) -> None:
+    """As VFIO_DEVICE_RESET leaves a device: config space and the MSI-X table as they were, and nothing pending."""
+    new._pci.interrupts.load(replace(old._pci.interrupts.save(), levels=0, pending=0))
+    new._reset(ResetKind.FUNCTION)

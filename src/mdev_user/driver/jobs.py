@@ -17,15 +17,13 @@ from mdev_user.driver.values import Encoded, Kind, hints_of
 from mdev_user.errors import DriverError, GuestError, StateError
 from mdev_user.regs.mistakes import likeliest
 from mdev_user.regs.refs import Ref
-from mdev_user.vfio.work import Sleep
+from mdev_user.vfio.work import MOST_PENDING, Sleep
 
 if TYPE_CHECKING:
     from mdev_user.driver.unit import AnyUnit
 
 F = TypeVar("F", bound="AnyUnit")
 A = ParamSpec("A")
-
-MOST_PENDING = 1024
 
 
 class Slept:

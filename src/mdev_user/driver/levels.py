@@ -9,6 +9,7 @@ from mdev_user.driver.interrupts import Interrupt, Message, Pending
 from mdev_user.driver.plan import Plan
 from mdev_user.driver.unit import AnyUnit
 from mdev_user.pci.interrupts import Interrupts
+from mdev_user.regs.refs import Ref
 from mdev_user.regs.slots import Condition
 
 _Gate: TypeAlias = tuple[int, list[int], int, int, list[int], int, int]
@@ -62,7 +63,7 @@ class Levels:
             self._drive(levels)
         for causes in self._causes:
             if causes.new() and stayed >> causes.vector & 1:
-                self._interrupts.fire(self._vector + causes.vector)
+                self._interrupts.repeat_level(self._vector + causes.vector)
 
     def lower(self) -> None:
         """The device is opened anew: nothing is up, and nobody was told."""
@@ -98,6 +99,8 @@ class Levels:
         """Let a bit of the levels follow an interrupt; bits that need no more than a mask are the quick case."""
         conditions = [(unit._bars[bar]._values, condition) for bar, condition in plan.conditions[interrupt]]
         pending = interrupt._pending
+        if number < self._vectors and isinstance(pending, Ref):
+            self._watch_causes(number, *conditions[0])
         if isinstance(pending, Pending) or any(condition.wanted is not None for _values, condition in conditions):
             tests: list[Callable[[], bool]] = [partial(condition.holds, values) for values, condition in conditions]
             if isinstance(pending, Pending):
@@ -106,5 +109,7 @@ class Levels:
             return
         (values, first), (gate, second) = (*conditions, _ALWAYS)[:2]
         self._gates.append((1 << number, values, first.index, first.mask, gate, second.index, second.mask))
-        if number < self._vectors and first.mask & (first.mask - 1):
-            self._causes.append(Causes(number, values, first))
+
+    def _watch_causes(self, number: int, values: list[int], pending: Condition) -> None:
+        if pending.wanted is None and pending.mask & (pending.mask - 1):
+            self._causes.append(Causes(number, values, pending))

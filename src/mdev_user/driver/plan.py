@@ -2,6 +2,7 @@
 """The plan of a unit: its declarations, checked and compiled once, when the class is created."""
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 from mdev_user.driver.attributes import Readable
@@ -59,6 +60,18 @@ class Plan:
             for index, bar in self.bars.items()
         }
 
+    @cached_property
+    def settling_dispatches(self) -> dict[int, Dispatch]:
+        """The same for a part of a function whose levels are computed: these can look at any register of its parts."""
+        return {
+            index: Dispatch(each.layout, each.read_hooks, each.write_hooks, Everything())
+            for index, each in self.dispatches.items()
+        }
+
+    @property
+    def computes_levels(self) -> bool:
+        return any(isinstance(each._pending, Pending) for each in self.levels)
+
     def condition(self, ref: Ref[bool]) -> tuple[int, Condition]:
         """The bar's index and the bits that ``ref`` tests."""
         index, slots = self._resolve(str(ref), ref)
@@ -110,7 +123,7 @@ class Plan:
         return [self.condition(ref) for ref in refs if isinstance(ref, Ref)]
 
     def _watched(self) -> dict[int, Any]:  # Any: sets of registers, or Everything
-        if any(isinstance(each._pending, Pending) for each in self.levels):
+        if self.computes_levels:
             return {index: Everything() for index in self.bars}
         watched: dict[int, set[int]] = {}
         for conditions in self.conditions.values():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mdev_user.driver.saving import checked, checked_jobs, jobs_of, memory_bytes, memory_of, values_of
 from mdev_user.driver.snapshot import Stream, from_bytes, to_bytes, upgraded
 from mdev_user.errors import GuestError, StateError
-from mdev_user.pci.config import ConfigChange, ConfigState
+from mdev_user.pci.config import ConfigState
 from mdev_user.pci.interrupts import InterruptState
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def load(device: "Device", data: bytes) -> None:
         each.adopt(levels)
     for job in jobs:
         device.restart(*job)
-    device._pci.interrupts.config_written(ConfigChange.COMMAND)  # a message that nobody took there may find someone
+    device._pci.interrupts.resume()
     for unit in units.values():
         unit.loaded()
     device.settle()

@@ -109,21 +109,30 @@ class Port(Part[Slice]):
     def receive(self) -> int:
         if not self.fifo:
             return 0
-        value = self.fifo[0]
-        self.hold(self.fifo[1:])
-        self.thr_pending = self.thr_pending or not self.fifo
+        value, self.fifo = self.fifo[0], self.fifo[1:]
+        if not self.fifo:
+            self.thr_pending = True
         return value
+
+    @on_read(Regs.lsr.data)
+    def has_data(self) -> bool:
+        return bool(self.fifo)
+
+    @on_read(Regs.lsr.empty)
+    def is_empty(self) -> int:
+        return 0 if self.fifo else 3
 
     @on_write(Regs.thr)
     def send(self, value: int) -> None:
         self.thr_pending = False
         if len(self.fifo) < FIFO:
-            self.hold(self.fifo + bytes((value,)))
+            self.fifo += bytes((value,))
         else:
             self.regs.lsr.overrun = True
-        self.sent = True
-        if self.trigger > 1 and not self.busy:
-            self.busy, self.sent = self.carry(), False
+        if self.busy:
+            self.sent = True
+        elif self.trigger > 1:
+            self.busy = self.carry()
 
     @worker()
     async def carry(self) -> None:
@@ -141,8 +150,7 @@ class Port(Part[Slice]):
     def control_fifo(self, written: Fcr) -> None:
         self.trigger = TRIGGERS[written.trigger]
         if written.clear_rx:
-            self.hold(b"")
-            self.regs.lsr.overrun = False
+            self.fifo, self.regs.lsr.overrun = b"", False
 
     @on_write(Regs.mcr)
     def control_modem(self, mcr: Mcr) -> None:
@@ -150,11 +158,6 @@ class Port(Part[Slice]):
         msr, connected = self.regs.msr, not mcr.loop
         msr.cts, msr.dsr, msr.carrier = connected or mcr.rts, connected or mcr.dtr, connected or mcr.out2
         msr.ring = mcr.loop and mcr.out1
-
-    def hold(self, data: bytes) -> None:
-        """Let the receiver have ``data``."""
-        self.fifo, lsr = data, self.regs.lsr
-        lsr.data, lsr.empty = bool(data), 0 if data else 3
 
 
 class Serial(Function[Slice]):

@@ -21,7 +21,8 @@ from typing_extensions import override
 
 from mdev_user.errors import Busy, NoDevice
 from mdev_user.host import SOCKET_NAME
-from mdev_user.host.jobs import Jobs, JobThread
+from mdev_user.host.job_thread import JobThread
+from mdev_user.host.jobs import Jobs
 from mdev_user.host.poll import PollThread
 from mdev_user.host.region_file import RegionFile
 from mdev_user.host.steps import step

@@ -1,32 +1,20 @@
-"""Jobs: a driver's coroutines, run as steps of their mdev by one thread per host.
+"""Jobs: a driver's coroutines, run as steps of their mdev.
 
-A job runs under its mdev's step lock from one await to the next. The thread hardly waits for a lock: an mdev that is
-busy goes to the back of the queue with all its jobs, so that a stuck mdev delays nobody else's, however many it has.
+A job runs under its mdev's step lock from one await to the next, which is one stretch of it.
 """
 
-import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
-from heapq import heappop, heappush
-from itertools import count
-from threading import Condition, Lock, Thread
-from time import monotonic
+from threading import Lock
 from typing import Protocol
 
 from mdev_user.errors import DmaFault, DriverError, GuestError
-from mdev_user.host.processes import Processes, Task
+from mdev_user.host.processes import Task
 from mdev_user.host.steps import timed
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaFlags, DmaRead, DmaWrite, Segment
-from mdev_user.vfio.work import Answer, Offload, Sleep
-
-_log = logging.getLogger(__name__)
-
-_PATIENCE = 0.001
-"""Seconds that the job thread waits for a busy mdev before it looks after the others."""
-MAX_PENDING = 1024
-"""Jobs of one mdev. A guest starts them, so there is an end to it."""
+from mdev_user.vfio.work import MOST_PENDING, Answer, Offload, Sleep
 
 LONGEST_SLEEP = 86400.0
 """Seconds. No thread can wait for just any float, and one job's bad number must not end the thread of all."""
@@ -46,7 +34,7 @@ class Transport(Protocol):
 
 
 class Schedule(Protocol):
-    """When stretches run: a `JobThread`, or a test's own hand."""
+    """When stretches run: a host's thread of jobs, or a test's own hand."""
 
     @property
     def now(self) -> float:
@@ -54,85 +42,10 @@ class Schedule(Protocol):
 
     def put(self, jobs: "Jobs", stretch: Callable[[], None]) -> None: ...
 
-    def put_later(self, seconds: float, jobs: "Jobs", stretch: Callable[[], None]) -> None: ...
+    def put_later(self, seconds: float, jobs: "Jobs", stretch: Callable[[], None], wanted: Callable[[], bool]) -> None:
+        """``wanted``: whether anybody still waits for it; asked in any thread, without the step lock."""
 
     def offload(self, task: Task) -> None: ...
-
-
-class JobThread:
-    """Runs what is ready, one stretch of an mdev after one of another; sleeping jobs become ready by the clock."""
-
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
-        self._changed = Condition()
-        self._ready: deque[Jobs] = deque()
-        """Those with stretches to run, each once; the one that is running is not in it."""
-        self._timers: list[tuple[float, int, Jobs, Callable[[], None]]] = []
-        self._order = count()
-        self._stopping = False
-        self._processes = Processes()
-        self._thread = Thread(target=self._run, name="jobs", daemon=True)
-        self._thread.start()
-
-    @property
-    def now(self) -> float:
-        return self._clock()
-
-    def put(self, jobs: "Jobs", stretch: Callable[[], None]) -> None:
-        """Run ``stretch`` as a step of that mdev, as soon as it is free."""
-        with self._changed:
-            self._add(jobs, stretch)
-            self._changed.notify()
-
-    def put_later(self, seconds: float, jobs: "Jobs", stretch: Callable[[], None]) -> None:
-        with self._changed:
-            heappush(self._timers, (self._clock() + seconds, next(self._order), jobs, stretch))
-            self._changed.notify()
-
-    def offload(self, task: Task) -> None:
-        """Compute something elsewhere; what it gives comes back by `put`."""
-        self._processes.submit(task)
-
-    def stop(self) -> None:
-        self._processes.stop()
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _add(self, jobs: "Jobs", stretch: Callable[[], None]) -> None:
-        jobs.stretches.append(stretch)
-        if len(jobs.stretches) == 1:
-            self._ready.append(jobs)
-
-    def _run(self) -> None:
-        while (jobs := self._next()) is not None:
-            if jobs.lock.acquire(timeout=_PATIENCE):
-                try:
-                    jobs.stretches[0]()
-                finally:
-                    jobs.lock.release()
-                self._done(jobs)
-            else:
-                self._ready.append(jobs)
-
-    def _done(self, jobs: "Jobs") -> None:
-        with self._changed:
-            jobs.stretches.popleft()  # only now: until here it kept the mdev from being added a second time
-            if jobs.stretches:
-                self._ready.append(jobs)
-
-    def _next(self) -> "Jobs | None":
-        with self._changed:
-            while not self._stopping:
-                now = self._clock()
-                while self._timers and self._timers[0][0] <= now:
-                    _when, _order, jobs, stretch = heappop(self._timers)
-                    self._add(jobs, stretch)
-                if self._ready:
-                    return self._ready.popleft()
-                self._changed.wait(self._timers[0][0] - now if self._timers else None)
-            return None
 
 
 class Jobs:
@@ -161,9 +74,9 @@ class Jobs:
         return self._thread.now
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
-        if len(self._pending) >= MAX_PENDING:
+        if len(self._pending) >= MOST_PENDING:
             work.close()
-            raise GuestError(f"{MAX_PENDING} jobs are pending; {name} was not started")
+            raise GuestError(f"{MOST_PENDING} jobs are pending; {name} was not started")
         job = _Job(work, name)
         self._pending.add(job)
         self.resume(job, None)
@@ -177,10 +90,11 @@ class Jobs:
                 return
 
     def cancel_all(self) -> None:
-        pending, self._pending = self._pending, set()
-        for job in pending:
-            if job is not self._running:  # which calls this itself, and is closed at its next await
-                job.work.close()
+        while self._pending:  # what a job does at its end may start others
+            pending, self._pending = self._pending, set()
+            for job in pending:
+                if job is not self._running:  # which calls this itself, and is closed at its next await
+                    job.work.close()
 
     def submit(self, stretch: Callable[[], None]) -> None:
         """Run something of the framework's own as a step (the guest's unmask, say)."""
@@ -189,8 +103,12 @@ class Jobs:
     def resume(self, job: "_Job", outcome: Outcome) -> None:
         self._thread.put(self, partial(self._continue, job, outcome))
 
+    def _awaits(self, job: "_Job") -> bool:
+        """Whether it was neither cancelled nor has ended."""
+        return job in self._pending
+
     def _continue(self, job: "_Job", outcome: Outcome) -> None:
-        if job not in self._pending:  # cancelled while it waited
+        if not self._awaits(job):  # cancelled while it waited
             return
         try:
             with timed(self._device.counters, f"job {job.name}"):
@@ -201,7 +119,7 @@ class Jobs:
             self._pending.discard(job)
             if error is not job.fault:
                 self._device.counters.guest_error(error)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - driver code: anything can come out of it
+        except BaseException as error:  # noqa: BLE001 - driver code: anything can come out, and the thread is everybody's
             self._pending.discard(job)
             self._failed(error if isinstance(error, Exception) else DriverError(repr(error)), f"job {job.name}")
 
@@ -241,10 +159,10 @@ class Jobs:
             case DmaWrite(iova, data):
                 return self._dma_write(job, iova, data)
             case Sleep(seconds) if 0 <= seconds <= LONGEST_SLEEP:
-                self._thread.put_later(seconds, self, partial(self._continue, job, b""))
+                self._thread.put_later(seconds, self, partial(self._continue, job, b""), partial(self._awaits, job))
                 return None
             case Offload():
-                self._thread.offload(Task(self, request, lambda: job in self._pending, partial(self.resume, job)))
+                self._thread.offload(Task(self, request, partial(self._awaits, job), partial(self.resume, job)))
                 return None
             case _:
                 return DriverError(

@@ -23,6 +23,8 @@ from mdev_user.vfio.work import Answer, Offload
 MOST = max(2, min(os.cpu_count() or 1, 8))
 """Processes of one host."""
 _PROGRAM = "mdev_user.host.offloaded"
+_FEW = 64
+"""Tasks that are not worth looking through."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,8 @@ class Processes:
         self._most = most
         self._changed = Condition()
         self._tasks: deque[Task] = deque()
+        self._most_tasks = _FEW
+        """Until they are looked through for those that nobody wants any more."""
         self._running: Counter[object] = Counter()
         self._workers: list[_Worker] = []
         self._idle = 0
@@ -54,6 +58,8 @@ class Processes:
     def submit(self, task: Task) -> None:
         """Never blocks. The number of tasks is that of the jobs, which has a limit of its own."""
         with self._changed:
+            if len(self._tasks) >= self._most_tasks:
+                self._drop_unwanted()
             self._tasks.append(task)
             if len(self._tasks) > self._idle and len(self._workers) < self._most and not self._stopping:
                 self._workers.append(_Worker(self))
@@ -89,6 +95,11 @@ class Processes:
                 del self._running[task.owner]
             self._changed.notify()
 
+    def _drop_unwanted(self) -> None:
+        """While all processes are busy, a guest starts jobs and resets the device, again and again."""
+        self._tasks = deque(each for each in self._tasks if each.wanted())
+        self._most_tasks = max(_FEW, 2 * len(self._tasks))
+
     def _next(self) -> Task | None:
         for task in list(self._tasks):
             if not task.wanted():
@@ -111,10 +122,8 @@ class _Worker(Thread):
 
     @override
     def run(self) -> None:
-        while (task := self._processes.take()) is not None:
-            outcome = self._compute(task.work)
-            self._processes.give_back(task)
-            task.done(outcome)
+        while self._perform_next():
+            pass
         self._drop()
 
     def end(self) -> None:
@@ -123,6 +132,16 @@ class _Worker(Thread):
             if (process := self._process) is not None:
                 process.kill()
             self.join(0.1)
+
+    def _perform_next(self) -> bool:
+        """Nothing of a task stays here while there is no other: it holds the driver's module."""
+        task = self._processes.take()
+        if task is None:
+            return False
+        outcome = self._compute(task.work)
+        self._processes.give_back(task)
+        task.done(outcome)
+        return True
 
     def _compute(self, work: Offload) -> Answer | Exception:
         name = getattr(work.function, "__qualname__", repr(work.function))

@@ -70,7 +70,8 @@ class Interrupts:
     """
 
     __slots__ = (
-        "_config", "_drive_pin", "_held", "_kind", "_levels", "_pending", "_pin", "_send_message", "_table", "vectors"
+        "_config", "_drive_pin", "_events", "_held", "_kind", "_levels", "_pending", "_pin", "_send_message", "_table",
+        "vectors",
     )  # fmt: skip
 
     def __init__(self, config: ConfigSpace, drive_pin: DrivePin, send_message: SendMessage) -> None:
@@ -80,6 +81,8 @@ class Interrupts:
         self._table = MsixTable(config.msix_layout) if config.msix_layout else None
         self.vectors = config.msix_layout.vectors if config.msix_layout else 32
         self._levels = self._pending = self._held = 0
+        self._events = 0
+        """Of what is pending, the messages that something sent: they go out whatever becomes of the levels."""
         self._pin = False
         self._kind = self._enabled_kind()
 
@@ -105,13 +108,21 @@ class Interrupts:
         if self._kind is InterruptKind.INTX:
             self._settle_pin()
         elif self._pending:
-            self._set_pending(self._pending & (self._messages_of_levels() | ~(1 << self._message(vector))))
+            wanted = self._messages_of_levels() | self._events
+            self._set_pending(self._pending & (wanted | ~(1 << self._message(vector))))
+
+    def repeat_level(self, vector: int) -> None:
+        """The condition behind ``vector``, which holds, has one more cause: its message once more. None with INTx."""
+        self._checked(vector)
+        if self._kind is not InterruptKind.INTX:
+            self._send(vector)
 
     def fire(self, vector: int) -> None:
         """Something happened: send the vector's message. With INTx nothing is sent; a pin needs a level."""
         self._checked(vector)
         if self._kind is not InterruptKind.INTX:
             self._send(vector)
+            self._events |= self._pending & 1 << self._message(vector)
 
     def hold_pin(self) -> None:
         """One more condition holds that INTx alone tells: its device sends messages of its own where it can."""
@@ -149,7 +160,7 @@ class Interrupts:
 
     def reset(self) -> None:
         """As after power-on: no level, nothing pending, the table masked. Reset the config space first."""
-        self._levels = self._pending = self._held = 0
+        self._levels = self._pending = self._events = self._held = 0
         if self._table:
             self._table.mask_all()
         self._settle()
@@ -202,7 +213,7 @@ class Interrupts:
     def load(self, state: InterruptState) -> None:
         """Take over a saved state, after the config space's; or raise GuestError (EINVAL) and change nothing.
 
-        Pending messages are sent when the client arms their vectors.
+        Pending messages are sent when the client arms their vectors, or by `resume`.
         """
         kind = self._enabled_kind()
         messages = (0, self._config.msi_vectors, self.vectors)[kind]
@@ -216,8 +227,13 @@ class Interrupts:
             raise GuestError("saved MSI-X table: the function has none")
         self._kind = kind
         self._levels = state.levels
+        self._events = state.pending & ~self._messages_of_levels() if state.pending else 0
         self._set_pending(state.pending)
         self._settle_pin()
+
+    def resume(self) -> None:
+        """After `load`, where vectors are armed already: send the messages that nobody took in the older place."""
+        self._settle()
 
     # --- inside ---------------------------------------------------------------------------------------------
 
@@ -240,6 +256,7 @@ class Interrupts:
             # What was held back belonged to the other kind. A condition that still holds is told again in the new
             # one: a message too many costs the guest a look, one too few may hang it.
             self._pending = 0 if kind is InterruptKind.INTX else self._messages_of_levels()
+            self._events = 0
         if kind is InterruptKind.MSI:
             self._pending &= (1 << self._config.msi_vectors) - 1
         self._settle_pin()
@@ -296,6 +313,7 @@ class Interrupts:
 
     def _set_pending(self, pending: int) -> None:
         self._pending = pending
+        self._events &= pending
         self._config.show_msi_pending(pending if self._kind is InterruptKind.MSI else 0)
 
     def _read_pba(self, size: int, offset: int, count: int) -> bytes:

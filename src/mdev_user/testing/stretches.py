@@ -46,7 +46,7 @@ class Stretches:
         job = next(self._jobs) if self._answered < 0 else self._answered
         self._ready.append(_Entry(job, True, stretch))  # noqa: FBT003 - by its place
 
-    def put_later(self, seconds: float, _jobs: Jobs, stretch: Callable[[], None]) -> None:
+    def put_later(self, seconds: float, _jobs: Jobs, stretch: Callable[[], None], _wanted: Callable[[], bool]) -> None:
         heappush(
             self._timers,
             (self.now + seconds, next(self._order), _Entry(self._current, True, stretch)),  # noqa: FBT003 - as above

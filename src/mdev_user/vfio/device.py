@@ -101,6 +101,7 @@ class VfioDevice:
         self.dma, self._jobs, self._memory = DmaMappings(), jobs, memory
         with ExitStack() as undo:
             undo.callback(self._forget)
+            undo.callback(self._end_jobs)
             self.ops.open_device(self)
             undo.pop_all()
         self.mmap = self.ops.mmap
@@ -133,13 +134,18 @@ class VfioDevice:
             steps.callback(self._forget)
             steps.callback(self.ops.close_device)
             steps.callback(self.dma.unmap_all)
-            steps.callback(self._runner().cancel_all)
+            steps.callback(self._end_jobs)
             self.opened = False
             if self._watcher is not None:
                 self._watcher.closed()
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
-        """Run a coroutine as steps of this device; it may await `dma.read`, `dma.write` and `sleep`."""
+        """Run a coroutine as steps of this device; it may await `dma.read`, `dma.write` and `sleep`.
+
+        ENODEV before `open_device` and in `close_device`, where the user's jobs have ended.
+        """
+        if self._jobs is None:
+            work.close()
         self._runner().spawn(work, name)
         if self._watcher is not None:
             self._watcher.spawned(name)
@@ -151,11 +157,13 @@ class VfioDevice:
 
     def cancel_job(self, work: Coroutine[object, bytes, None]) -> None:
         """One that was spawned ends at its await; at its next, if it calls this itself."""
-        self._runner().cancel(work)
+        if self._jobs is not None:
+            self._jobs.cancel(work)
 
     def cancel_jobs(self) -> None:
         """Jobs end at their await; one that calls this, at its next."""
-        self._runner().cancel_all()
+        if self._jobs is not None:
+            self._jobs.cancel_all()
 
     def memory(self, index: int, size: int) -> memoryview:
         """The bytes of a mappable region; zero when the device is opened, shared with a guest that maps it."""
@@ -200,6 +208,13 @@ class VfioDevice:
         if self._jobs is None:
             raise NoDevice("the device is not open: jobs run between open_device and close_device")
         return self._jobs
+
+    def _end_jobs(self) -> None:
+        """Also those that are started in the meantime; there are no others until the next user opens the device."""
+        try:
+            self._runner().cancel_all()
+        finally:
+            self._jobs = None
 
     def _forget(self) -> None:
         self.dma = DmaMappings()

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 
+MOST_PENDING = 1024
+"""Jobs of one mdev. A guest starts them, so there is an end to it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sleep:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdev_user.driver import Device
-from mdev_user.drivers.mtty import Mtty, Port, Serial
+from mdev_user.drivers.mtty import Mtty, Serial
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.ops import DeviceOps
 from mdev_user.vfio.requests import Irq, IrqAction, SetIrqs
@@ -84,9 +84,8 @@ def test_the_declared_device_answers_as_the_one_by_hand(program: list[Access | s
 
 
 def test_a_difference_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The negative control: without its line, a cleared receiver keeps its bytes."""
-    program: list[Access | str] = [Access(0, 0, 65), Access(0, 2, 2), Access(0, 5, None)]
+    """The negative control: without its trigger levels, a byte interrupts at once."""
+    program: list[Access | str] = [Access(0, 1, 1), Access(0, 2, 0x81), Access(0, 0, 65)]
     assert first_difference(program) is None
-    hold = Port.hold
-    monkeypatch.setattr(Port, "hold", lambda port, data: hold(port, data or port.fifo))
+    monkeypatch.setattr("mdev_user.drivers.mtty.TRIGGERS", (1, 1, 1, 1))
     assert first_difference(program) is not None

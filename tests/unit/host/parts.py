@@ -5,7 +5,8 @@ from collections.abc import Callable, Coroutine
 from threading import Lock
 from uuid import uuid4
 
-from mdev_user.host.jobs import Jobs, JobThread
+from mdev_user.host.job_thread import JobThread
+from mdev_user.host.jobs import Jobs
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.ops import DeviceOps
 

@@ -30,11 +30,12 @@ from daemon.parents.engine import (
     Card,
 )
 from mdev_user.errors import DmaFault
-from mdev_user.host import jobs
+from mdev_user.host.jobs import Jobs
 from mdev_user.mdev.device import Mdev
 from mdev_user.testing.local import LocalHost
 from mdev_user.units import MiB
 from mdev_user.vfio.requests import Irq
+from mdev_user.vfio.work import MOST_PENDING
 from mdev_user.vfio_user.client import Client
 from mdev_user.vfio_user.connection import RemoteError
 from unit.host.parts import SECONDS, eventually
@@ -251,7 +252,7 @@ def test_a_client_that_leaves_cancels_jobs_and_so_does_a_remove(host: LocalHost,
             guest.put(DOORBELL, FOREVER)
             guest.start(CRC, IOVA, 64)  # its message is never answered
             runner = endpoint.device._jobs
-            assert isinstance(runner, jobs.Jobs)
+            assert isinstance(runner, Jobs)
             eventually(lambda runner=runner: len(runner._pending) == 2)  # type: ignore[misc]  # bound at once
             pending.append(runner._pending)  # type: ignore[arg-type]  # of jobs, which are private
             leave(guest.client)
@@ -262,7 +263,7 @@ def test_a_client_that_leaves_cancels_jobs_and_so_does_a_remove(host: LocalHost,
 
 def test_a_guest_cannot_start_jobs_without_end(host: LocalHost, mdev: Mdev, memory: Memory) -> None:
     with guest_of(host, mdev, memory, shared=True) as guest:
-        for _ in range(jobs.MAX_PENDING):
+        for _ in range(MOST_PENDING):
             guest.put(DOORBELL, FOREVER)
         with pytest.raises(RemoteError):
             guest.put(DOORBELL, FOREVER)
@@ -291,7 +292,7 @@ def test_a_slow_step_of_one_mdev_delays_no_others_accesses_and_another_ones_jobs
         lock = host.endpoint(mdev).lock
         with lock:  # a driver that does not return from an access, with jobs waiting for it
             runner = host.endpoint(mdev).device._jobs
-            assert isinstance(runner, jobs.Jobs)
+            assert isinstance(runner, Jobs)
             for _ in range(200):
                 runner.submit(lambda: None)
             began = time.monotonic()

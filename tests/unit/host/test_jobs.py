@@ -9,10 +9,11 @@ from threading import Event
 import pytest
 
 from mdev_user.errors import DmaFault, DriverError, GuestError
-from mdev_user.host.jobs import LONGEST_SLEEP, MAX_PENDING, JobThread
+from mdev_user.host.job_thread import JobThread
+from mdev_user.host.jobs import LONGEST_SLEEP
 from mdev_user.units import PAGE
 from mdev_user.vfio.dma import DmaFlags, Mapping
-from mdev_user.vfio.work import Offload, Sleep
+from mdev_user.vfio.work import MOST_PENDING, Offload, Sleep
 from unit.host.computations import Point, die, fail, nothing, swapped
 from unit.host.parts import SECONDS, Clock, Memory, OpenMdev, eventually
 
@@ -140,7 +141,7 @@ def test_a_stuck_mdev_with_many_jobs_delays_no_others(clock: Clock, mdev: OpenMd
             await Sleep(0)
 
     with mdev.lock:  # a driver that does not return
-        for _ in range(MAX_PENDING):
+        for _ in range(MOST_PENDING):
             mdev.device.spawn(stuck(), "stuck")
         began = time.monotonic()
         other.spawn(chain())
@@ -210,9 +211,9 @@ def test_a_guest_cannot_start_more_jobs_than_there_may_be(mdev: OpenMdev) -> Non
     async def work() -> None:
         await Sleep(100)
 
-    for _ in range(MAX_PENDING):
+    for _ in range(MOST_PENDING):
         mdev.spawn(work())
-    with pytest.raises(GuestError, match=f"{MAX_PENDING} jobs are pending; one more was not started"):
+    with pytest.raises(GuestError, match=f"{MOST_PENDING} jobs are pending; one more was not started"):
         mdev.spawn(work(), "one more")
     with mdev.lock:
         mdev.device.close()

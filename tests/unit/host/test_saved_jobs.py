@@ -7,7 +7,7 @@ import pytest
 
 from mdev_user.driver import Device, Function, PciId, Profile, Saved, job, sleep
 from mdev_user.driver.jobs import Slept
-from mdev_user.host.jobs import JobThread
+from mdev_user.host.job_thread import JobThread
 from unit.host.parts import Clock, OpenMdev, eventually
 
 

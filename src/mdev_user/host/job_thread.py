@@ -1,0 +1,118 @@
+"""The thread of a host that runs the jobs of all its mdevs.
+
+It hardly waits for a step lock: an mdev that is busy goes to the back of the queue with all its jobs, so that a stuck
+mdev delays nobody else's, however many it has.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
+from threading import Condition, Thread
+from time import monotonic
+from typing import NamedTuple
+
+from mdev_user.host.jobs import Jobs
+from mdev_user.host.processes import Processes, Task
+
+_PATIENCE = 0.001
+"""Seconds that the thread waits for a busy mdev before it looks after the others."""
+_FEW = 1024
+"""Timers that are not worth looking through."""
+
+
+class _Timer(NamedTuple):
+    when: float
+    order: int
+    """Of those of one moment."""
+    jobs: Jobs
+    stretch: Callable[[], None]
+    wanted: Callable[[], bool]
+
+
+class JobThread:
+    """Runs what is ready, one stretch of an mdev after one of another; sleeping jobs become ready by the clock."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._changed = Condition()
+        self._ready: deque[Jobs] = deque()
+        """Those with stretches to run, each once; the one that is running is not in it."""
+        self._timers: list[_Timer] = []
+        """A heap."""
+        self._most_timers = _FEW
+        """Until the timers are looked through for those that nobody wants any more."""
+        self._order = count()
+        self._stopping = False
+        self._processes = Processes()
+        self._thread = Thread(target=self._run, name="jobs", daemon=True)
+        self._thread.start()
+
+    @property
+    def now(self) -> float:
+        return self._clock()
+
+    def put(self, jobs: Jobs, stretch: Callable[[], None]) -> None:
+        """Run ``stretch`` as a step of that mdev, as soon as it is free."""
+        with self._changed:
+            self._add(jobs, stretch)
+            self._changed.notify()
+
+    def put_later(self, seconds: float, jobs: Jobs, stretch: Callable[[], None], wanted: Callable[[], bool]) -> None:
+        """Run ``stretch`` as `put` does, ``seconds`` from now. It may be dropped when it is not ``wanted`` any more."""
+        with self._changed:
+            if len(self._timers) >= self._most_timers:
+                self._drop_unwanted()
+            heappush(self._timers, _Timer(self._clock() + seconds, next(self._order), jobs, stretch, wanted))
+            self._changed.notify()
+
+    def offload(self, task: Task) -> None:
+        """Compute something elsewhere; what it gives comes back by `put`."""
+        self._processes.submit(task)
+
+    def stop(self) -> None:
+        self._processes.stop()
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _add(self, jobs: Jobs, stretch: Callable[[], None]) -> None:
+        jobs.stretches.append(stretch)
+        if len(jobs.stretches) == 1:
+            self._ready.append(jobs)
+
+    def _drop_unwanted(self) -> None:
+        """A guest starts jobs that sleep for long and resets the device, again and again."""
+        self._timers = [each for each in self._timers if each.wanted()]
+        heapify(self._timers)
+        self._most_timers = max(_FEW, 2 * len(self._timers))
+
+    def _run(self) -> None:
+        while (jobs := self._next()) is not None:
+            if jobs.lock.acquire(timeout=_PATIENCE):
+                try:
+                    jobs.stretches[0]()
+                finally:
+                    jobs.lock.release()
+                self._done(jobs)
+            else:
+                self._ready.append(jobs)
+
+    def _done(self, jobs: Jobs) -> None:
+        with self._changed:
+            jobs.stretches.popleft()  # only now: until here it kept the mdev from being added a second time
+            if jobs.stretches:
+                self._ready.append(jobs)
+
+    def _next(self) -> Jobs | None:
+        with self._changed:
+            while not self._stopping:
+                now = self._clock()
+                while self._timers and self._timers[0].when <= now:
+                    timer = heappop(self._timers)
+                    self._add(timer.jobs, timer.stretch)
+                if self._ready:
+                    return self._ready.popleft()
+                self._changed.wait(self._timers[0].when - now if self._timers else None)
+            return None
