@@ -1,13 +1,17 @@
 """Finds a parent driver and makes a parent of it: ours and other packages' by entry point, anybody's by file.
 
-This runs in the host process: no driver code is ever imported by the front.
+This runs in the host process: no driver code is ever imported by the front. Each version of a file is a module of its
+own, so that what an older one still computes is found by its name, whatever is in the file by then.
 """
 
+import hashlib
 import importlib.util
 import inspect
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -24,8 +28,8 @@ _log = logging.getLogger(__name__)
 ENTRY_POINT_GROUP = "mdev_user.parents"
 _PREFIX = "mdev_user_parent_"
 
-_imported: dict[str, tuple[int, int]] = {}
-"""The drivers' files that `import_again` imported, with their time and size."""
+_versions: dict[int, str] = {}
+"""The module of the file that a parent was loaded from, by the parent's `id`: an author's may have no hash."""
 
 
 def load_class(driver: str) -> type[MdevParentOps]:
@@ -33,30 +37,62 @@ def load_class(driver: str) -> type[MdevParentOps]:
 
     ConfigError for whatever is wrong with it; the traceback of an error in the driver's own code is in the log.
     """
-    kind = _from_file(driver) if ":" in driver else _from_entry_point(driver)
+    file, colon, _name = driver.rpartition(":")
+    found = _named(driver, _import(_read(Path(file)))) if colon else _from_entry_point(driver)
+    return _checked(driver, found)
+
+
+def _checked(driver: str, kind: object) -> type[MdevParentOps]:
     if not (isinstance(kind, type) and issubclass(kind, MdevParentOps)):
         raise ConfigError(f"{driver}: expected a parent driver (a subclass of MdevParentOps), found {kind!r}")
     return kind
 
 
 def load_parent(driver: str, options: dict[str, str]) -> MdevParentOps:
-    """A parent of `load_class`; ``options`` are its constructor's keywords, as text. ConfigError likewise."""
-    return _make(driver, load_class(driver), options)
+    """A parent of `load_class`; ``options`` are its constructor's keywords, as text. ConfigError likewise.
 
-
-def load_again(driver: str, options: dict[str, str]) -> MdevParentOps:
-    """A parent of the class that is in the file now; errors as of `load_parent`, which leave the module as it was."""
-    file, colon, _name = driver.rpartition(":")
-    if not colon:
-        raise ConfigError(f"{driver} is installed: expected a driver in a file, FILE.py:CLASS")
-    name = _module_name(Path(file))
-    before = sys.modules.pop(name, None)
+    The version of the file that it is of stays until it is given to `let_go`.
+    """
+    if ":" not in driver:
+        return _make(driver, load_class(driver), options)
+    version = _read(Path(driver.rpartition(":")[0]))
     try:
-        return load_parent(driver, options)
+        module = _import(version)
+        parent = _make(driver, _checked(driver, _named(driver, module)), options)
     except BaseException:
-        if before is not None:
-            sys.modules[name] = before
+        _forget_unless_used(version.name)
         raise
+    _versions[id(parent)] = version.name
+    sys.modules[version.name] = module  # another parent of it may have been let go meanwhile
+    return parent
+
+
+@contextmanager
+def load_again(driver: str, options: dict[str, str]) -> Iterator[MdevParentOps]:
+    """A parent of the class that is in the file now, for a block that puts it to use; errors as of `load_parent`.
+
+    Nothing is left of it when the block raises.
+    """
+    if ":" not in driver:
+        raise ConfigError(f"{driver} is installed: expected a driver in a file, FILE.py:CLASS")
+    parent = load_parent(driver, options)
+    try:
+        yield parent
+    except BaseException:
+        let_go(parent)
+        raise
+
+
+def let_go(parent: MdevParentOps) -> None:
+    """Nobody uses a loaded parent any more, nor its version of the file unless another parent is of it."""
+    name = _versions.pop(id(parent), None)
+    if name is not None:
+        _forget_unless_used(name)
+
+
+def _forget_unless_used(name: str) -> None:
+    if name not in _versions.values():
+        sys.modules.pop(name, None)
 
 
 def _make(driver: str, kind: type[MdevParentOps], options: dict[str, str]) -> MdevParentOps:
@@ -79,58 +115,72 @@ def _from_entry_point(name: str) -> object:
         raise _failed(f"the installed driver {name} ({found[name].value}) could not be imported", error) from error
 
 
-def _from_file(driver: str) -> object:
+def _named(driver: str, module: ModuleType) -> object:
     file, _colon, name = driver.rpartition(":")
-    module = _module(Path(file))
     if not hasattr(module, name):
         raise ConfigError(f"{file} has no {name}")
     return getattr(module, name)
 
 
-def _module(path: Path) -> ModuleType:
+class _Version(SourceFileLoader):
+    """One version of a driver's file. Python's own cache takes two of one second and one size for the same."""
+
+    def __init__(self, name: str, path: Path, source: bytes) -> None:
+        super().__init__(name, str(path))
+        self.source = source
+
+    @override
+    def get_code(self, _fullname: str) -> CodeType:
+        return self.source_to_code(self.source, self.path)
+
+
+def _read(path: Path) -> _Version:
+    """What is in the file now; two parents of the same share the module (and its classes)."""
     if not path.is_file():
         raise ConfigError(f"no file {path}")
-    name = _module_name(path)
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    escaped = str(path.resolve()).replace("%", "%25").replace(".", "%2E")  # a dot means a package
+    return _Version(f"{_PREFIX}{escaped}@{hashlib.sha256(source).hexdigest()[:16]}", path, source)
+
+
+def _import(version: _Version) -> ModuleType:
+    name, path = version.name, Path(version.path)
     if name in sys.modules:
         return sys.modules[name]
     if (folder := str(path.resolve().parent)) not in sys.path:
         sys.path.append(folder)  # as for a script: what lies beside the file can be imported
-    loader = _Uncached(name, str(path))
-    spec = importlib.util.spec_from_loader(name, loader, origin=str(path))
+    spec = importlib.util.spec_from_loader(name, version, origin=str(path))
     assert spec is not None  # noqa: S101 - a loader was given
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+        version.exec_module(module)
+    except BaseException as error:
         del sys.modules[name]
+        if not isinstance(error, Exception | SystemExit):
+            raise
         raise _failed(f"{path}{_line(error, path)} could not be imported", error) from error
     return module
 
 
-class _Uncached(SourceFileLoader):
-    """Compiles what is in the file now: Python's cache takes two versions of one second and one size for the same."""
-
-    @override
-    def get_code(self, _fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
+def source_of(name: str) -> bytes | None:
+    """The version of a driver's file that the module of this name is; None of any other module."""
+    loader = getattr(sys.modules.get(name), "__loader__", None)
+    return loader.source if isinstance(loader, _Version) else None
 
 
-def _module_name(path: Path) -> str:
-    """The path's own, so that two parents of one file share the module (and its classes); a dot means a package."""
-    return _PREFIX + str(path.resolve()).replace("%", "%25").replace(".", "%2E")
-
-
-def import_again(name: str) -> ModuleType:
-    """In another process: the module of this name in a host. That of a driver's file is the file as it is now."""
+def import_again(name: str, source: bytes | None = None) -> ModuleType:
+    """In another process: the module of this name in a host. Of a driver's file it is ``source``, or the file now."""
+    if name in sys.modules:
+        return sys.modules[name]
     if not name.startswith(_PREFIX):
         return importlib.import_module(name)
-    path = Path(name.removeprefix(_PREFIX).replace("%2E", ".").replace("%25", "%"))
-    version = path.stat().st_mtime_ns, path.stat().st_size
-    if _imported.setdefault(name, version) != version:
-        sys.modules.pop(name, None)
-        _imported[name] = version
-    return _module(path)
+    escaped = name.removeprefix(_PREFIX).rpartition("@")[0]
+    path = Path(escaped.replace("%2E", ".").replace("%25", "%"))
+    return _import(_Version(name, path, _read(path).source if source is None else source))
 
 
 def _line(error: BaseException, path: Path) -> str:

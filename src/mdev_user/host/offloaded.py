@@ -28,8 +28,8 @@ def main() -> None:
 def answer(request: bytes) -> bytes:
     """What the call that a host asks for gives, or raises."""
     try:
-        module, call = pickle.loads(request)  # noqa: S301 - as above
-        import_again(module)
+        module, source, call = pickle.loads(request)  # noqa: S301 - as above
+        import_again(module, source)
         function, arguments, keywords = pickle.loads(call)  # noqa: S301 - as above
         value = function(*arguments, **keywords)
     except BaseException as error:  # noqa: BLE001 - driver code: SystemExit too

@@ -18,11 +18,14 @@ from threading import Condition, Thread
 from typing_extensions import override
 
 from mdev_user.errors import DriverError
+from mdev_user.host.loader import source_of
 from mdev_user.vfio.work import Answer, Offload
 
 MOST = max(2, min(os.cpu_count() or 1, 8))
 """Processes of one host."""
 _PROGRAM = "mdev_user.host.offloaded"
+_MOST_VERSIONS = 8
+"""Versions of drivers' files that a process has loaded before another one takes its place."""
 _FEW = 64
 """Tasks that are not worth looking through."""
 
@@ -118,6 +121,8 @@ class _Worker(Thread):
         self._processes = processes
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection
+        self._versions: set[str] = set()
+        """The modules of drivers' files that the process has."""
         self._ending = False
 
     @override
@@ -146,8 +151,7 @@ class _Worker(Thread):
     def _compute(self, work: Offload) -> Answer | Exception:
         name = getattr(work.function, "__qualname__", repr(work.function))
         try:
-            call = pickle.dumps((work.function, work.arguments, work.keywords))
-            request = pickle.dumps((work.function.__module__, call))
+            request = self._request(work)
         except Exception as error:  # noqa: BLE001 - whatever an argument's own code raises
             return DriverError(f"offload({name}): the arguments cannot be sent to another process: {error}")
         try:
@@ -157,7 +161,18 @@ class _Worker(Thread):
         except (OSError, EOFError) as error:
             status = self._drop()
             return DriverError(f"offload({name}): the process that computed it ended (status {status}): {error}")
-        return _outcome(name, answer)
+        outcome = _outcome(name, answer)
+        if isinstance(outcome, Answer) and source_of(work.function.__module__) is not None:
+            self._versions.add(work.function.__module__)
+        return outcome
+
+    def _request(self, work: Offload) -> bytes:
+        """The call, with what the process needs to import the function as it is here."""
+        module = work.function.__module__
+        call = pickle.dumps((work.function, work.arguments, work.keywords))
+        if len(self._versions - {module}) >= _MOST_VERSIONS:
+            self._drop()
+        return pickle.dumps((module, None if module in self._versions else source_of(module), call))
 
     def _connected(self) -> Connection:
         if self._ending:
@@ -174,6 +189,7 @@ class _Worker(Thread):
     def _drop(self) -> int | None:
         """Forget the process; the next task has a new one."""
         process, self._process = self._process, None
+        self._versions.clear()
         if process is None:
             return None
         self._connection.close()

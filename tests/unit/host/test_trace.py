@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from mdev_user.errors import Busy, NoDevice, OutOfRange
 from mdev_user.host import steps, trace
-from mdev_user.host.jobs import JobThread
+from mdev_user.host.job_thread import JobThread
 from mdev_user.host.trace import MOST_READERS, MOST_WAITING, Tracer
 from mdev_user.vfio.counters import Counters
 from mdev_user.vfio.device import VfioDevice
