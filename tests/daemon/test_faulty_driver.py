@@ -123,7 +123,7 @@ def test_a_bug_in_a_job_ends_its_mdevs_connection(daemon: RunningDaemon, neighbo
     for command, reason in (
         (engine.RAISE, "the driver failed: ValueError: a job's bug (in job raise)"),
         (engine.EXIT, "SystemExit('a job that leaves')"),
-        (engine.NONSENSE, "a job awaits dma.read, dma.write or a sleep"),
+        (engine.NONSENSE, "a job awaits dma.read, dma.write, offload or a sleep"),
     ):
         uuid, other = daemon.create("card-engine"), daemon.create("card-engine")
         with daemon.guest(uuid) as guest, daemon.guest(other) as card:

@@ -356,6 +356,17 @@ def test_a_host_that_dies_ends_its_traces_and_is_told() -> None:
                 ask(uuid)
 
 
+def test_a_daemon_that_ends_is_not_held_up_by_a_reload_that_hangs(tmp_path: Path) -> None:
+    file, source, hangs = tmp_path / "panel.py", Path(PANEL.partition(":")[0]).read_text(), tmp_path / "hangs"
+    file.write_text(source)
+    with RunningDaemon("--reload", f"{file}:PanelCard,name=panel") as daemon:
+        daemon.create(TYPE)
+        hanging = f"import time, pathlib\npathlib.Path({str(hangs)!r}).touch()\ntime.sleep(600)\n"
+        file.write_text(hanging)
+        eventually(hangs.exists, "the newer version is being loaded")
+        assert daemon.stop() == 0
+
+
 def test_a_daemon_that_ends_is_not_held_up_by_a_trace() -> None:
     daemon = RunningDaemon(f"{PANEL},name=panel")
     with daemon:

@@ -14,6 +14,8 @@ _log = logging.getLogger(__name__)
 
 _PERIOD = 0.1
 """Seconds between two looks."""
+_MOMENT = 1.0
+"""Seconds that the end of the daemon waits for a reload under way."""
 
 Look = tuple[int, int, int] | None
 """What tells one version of a file from another; None while there is none."""
@@ -42,9 +44,10 @@ class FileWatch:
         self._thread.start()
 
     def stop(self) -> None:
+        """No more changes are told. A reload that hangs is left alone: it ends with its host."""
         self._stopping.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(_MOMENT)
 
     def settled(self) -> Iterable[str]:
         """The parents whose file is another one than was loaded, and the same as at the last look."""
@@ -57,7 +60,8 @@ class FileWatch:
     def _run(self) -> None:
         while not self._stopping.wait(_PERIOD):
             for name in self.settled():
-                self._changed(name)
+                if not self._stopping.is_set():
+                    self._changed(name)
 
 
 def look(path: Path) -> Look:

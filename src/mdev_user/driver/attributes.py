@@ -39,13 +39,13 @@ class Readable(Member):
     def _mdev_attribute(self) -> MdevAttribute:
         return MdevAttribute(self._group, self._name, readable=True, writable=self._writable)
 
-    def _show(self, function: Settings) -> str:
-        return f"{_text(getattr(function, self._name))}\n"
+    def _show(self, owner: Settings) -> str:
+        return f"{_text(getattr(owner, self._name))}\n"
 
-    def _store(self, function: Settings, data: bytes) -> None:
+    def _store(self, owner: Settings, data: bytes) -> None:
         if not self._writable:
             raise InvalidValue(f"{self._name} cannot be written")
-        function._settings[self._name] = self._parsed(data.decode(errors="replace").strip())
+        owner._settings[self._name] = self._parsed(data.decode(errors="replace").strip())
 
     def _parsed(self, text: str) -> object:
         """The value that a writer means. InvalidValue (EINVAL) when there is none."""

@@ -27,7 +27,7 @@ from mdev_user.driver.parts import Parts
 from mdev_user.driver.pools import Profile
 from mdev_user.driver.unit import AnyUnit
 from mdev_user.driver.windows import ConfigWindow, MixedWindow, Reads, Window, Writes, memory_part
-from mdev_user.errors import GuestError, NoDevice
+from mdev_user.errors import DriverError, GuestError, NoDevice
 from mdev_user.mdev.types import MdevAttribute
 from mdev_user.pci.config import ConfigSpace
 from mdev_user.regs.space import RegisterSpace
@@ -64,6 +64,7 @@ class Device(DeviceOps):
         self._works: dict[PendingJob, Coroutine[object, bytes, None]] = {}
         self._counters = Counters()
         self._counted: GuestError | None = None
+        self._resetting = False
         self._vfio: VfioDevice | None = None
         self._spaces: dict[int, RegisterSpace] = {}
         self._levels: list[Levels] = []
@@ -249,11 +250,13 @@ class Device(DeviceOps):
             return False
         return True
 
-    def restart(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob, again: bool) -> None:  # noqa: FBT001 - Any: as above; a saved fact
+    def restart(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: as above
         """Start a job that was under way when the device was saved."""
         self._begin(unit, job, work)
-        if again:
-            self._again.add(work)
+
+    def call_again(self, work: PendingJob) -> None:
+        """A worker was called meanwhile: it runs once more when it has ended."""
+        self._again.add(work)
 
     def cancel(self, unit: AnyUnit, like: PendingJob) -> bool:
         """End the jobs that were started like this."""
@@ -269,6 +272,8 @@ class Device(DeviceOps):
         self._forget_jobs()
 
     def reset_by_software(self) -> None:
+        if self._resetting:
+            raise DriverError("reset_device() in reset(): the device is being reset already; take the call out")
         self._runner().cancel_jobs()
         self._reset(ResetKind.SOFTWARE)
 
@@ -329,7 +334,11 @@ class Device(DeviceOps):
         for space in self._spaces.values():
             space.reset(sticky=kind is not ResetKind.POWER_ON)
         self._renew(kind)
-        self.function.reset(kind)
+        self._resetting = True
+        try:
+            self.function.reset(kind)
+        finally:
+            self._resetting = False
         self.settle()
 
     def _renew(self, kind: ResetKind) -> None:

@@ -16,7 +16,10 @@ from mdev_user.vfio.requests import GetIrqInfo, GetRegionInfo, Irq, Region
 
 
 def check_shapes(old: Device, new: Device) -> None:
-    """DriverError when a user of the one could not go on with the other: it was told of BARs and vectors long ago."""
+    """DriverError when a user of the one could not go on with the other: it was told of BARs and vectors long ago.
+
+    Otherwise ``new`` has the config space and the settings of ``old``.
+    """
     for index in range(Region.COUNT):
         before, after = (each.ioctl(GetRegionInfo(index)) for each in (old, new))
         if before != after:
@@ -30,6 +33,7 @@ def check_shapes(old: Device, new: Device) -> None:
         raise DriverError(
             f"the config space is another one ({error}): its users would have to open it again"
         ) from error
+    carry_settings(new.function._plan.attributes, old.function._settings, new.function._settings)
 
 
 def hand_over(device: VfioDevice, old: Device, new: Device) -> str:
@@ -38,7 +42,6 @@ def hand_over(device: VfioDevice, old: Device, new: Device) -> str:
     Returns why the state could not be loaded, nothing when it was. What the new driver raises otherwise leaves the old
     device in use, its jobs started again.
     """
-    carry_settings(new.function._plan.attributes, old.function._settings, new.function._settings)
     if not device.opened:
         device.replace(new)
         return ""
@@ -46,12 +49,23 @@ def hand_over(device: VfioDevice, old: Device, new: Device) -> str:
     old.cancel_jobs()
     try:
         reason = _go_on(device, old, new, state)
-    except Exception:
-        device.replace(old)
-        old.load(state)
+    except BaseException:  # SystemExit too: driver code
+        take_back(device, old, new, state)
         raise
     old._vfio = None
     return reason
+
+
+def take_back(device: VfioDevice, old: Device, new: Device, state: bytes) -> None:
+    """Undo a `hand_over` within its step: ``old`` is as it was when it saved ``state``, and so are its jobs."""
+    device.replace(old)
+    if not device.opened:
+        return
+    device.cancel_jobs()
+    old.adopt_user(device, new._pci)
+    old.load(state)
+    _release_pin(old)
+    new._vfio = None
 
 
 def _go_on(device: VfioDevice, old: Device, new: Device, state: bytes) -> str:
@@ -64,9 +78,14 @@ def _go_on(device: VfioDevice, old: Device, new: Device, state: bytes) -> str:
     except StateError as error:
         reason = str(error)
         _reset(old, new)
-    if not new._pci.interrupts.pin:  # it was up perhaps, and the new device never knew
-        new._pci.irqs.set_level(False)
+    _release_pin(new)
     return reason
+
+
+def _release_pin(device: Device) -> None:
+    """Where the other device's pin was up, this one, whose pin is down, never knew."""
+    if not device._pci.interrupts.pin:
+        device._pci.irqs.set_level(False)
 
 
 def _reset(old: Device, new: Device) -> None:

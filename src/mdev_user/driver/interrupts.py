@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Self, TypeVar, overload
 from mdev_user.driver.arity import check_arity
 from mdev_user.driver.members import Member
 from mdev_user.errors import DriverError
+from mdev_user.regs.mistakes import number
 from mdev_user.regs.refs import BIT, Ref
 
 if TYPE_CHECKING:
     from mdev_user.driver.unit import AnyUnit
 
 F = TypeVar("F", bound="AnyUnit")
+
+_MOST_VECTORS = 2048
+"""Of an MSI-X table. That MSI has fewer is told when it is known which interrupts there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,9 @@ class MSI:
 
     vectors: int
 
+    def __post_init__(self) -> None:
+        number("MSI: vectors", self.vectors, 1, _MOST_VECTORS)
+
 
 @dataclass(frozen=True, slots=True)
 class MSIX:
@@ -41,6 +48,9 @@ class MSIX:
 
     vectors: int
     bar: int | None = None
+
+    def __post_init__(self) -> None:
+        number("MSIX: vectors", self.vectors, 1, _MOST_VECTORS)
 
 
 class Pending(Member):
@@ -105,14 +115,14 @@ class Message(Member):
 class Sender:
     """A `Message` of a device in use."""
 
-    __slots__ = ("_function",)
+    __slots__ = ("_unit",)
 
-    def __init__(self, function: "AnyUnit") -> None:
-        self._function = function
+    def __init__(self, unit: "AnyUnit") -> None:
+        self._unit = unit
 
     def send(self, vector: int) -> None:
         """Send the message of ``vector``, from 0. GuestError for a vector that the function does not have."""
-        self._function._device.send(vector)
+        self._unit._device.send(vector)
 
 
 def _check_bit(what: str, ref: object) -> None:

@@ -37,9 +37,9 @@ _DECORATORS: dict[str, tuple[bool, bool]] = {
 class Plan:
     """What a `Function` or `Part` class consists of. Everything here is derived from `declarations`."""
 
-    def __init__(self, function: type) -> None:
-        self.name = function.__name__
-        self.members = declarations(function)
+    def __init__(self, unit: type) -> None:
+        self.name = unit.__name__
+        self.members = declarations(unit)
         self.bars = _by_index(self.name, self.members)
         self.memories = self.of_kind(Memory)
         self.interrupts = self.of_kind(Interrupt)
@@ -165,12 +165,12 @@ class Plan:
         )
 
 
-def _by_index(function: str, members: dict[str, object]) -> dict[int, Bar]:
+def _by_index(unit: str, members: dict[str, object]) -> dict[int, Bar]:
     bars: dict[int, Bar] = {}
     for name, bar in of_kind(members, Bar):
         if bar._number in bars:
             raise DriverError(
-                f"{function}.{name}: bar {bar._number} is {bars[bar._number]._name} already; give a subclass another "
+                f"{unit}.{name}: bar {bar._number} is {bars[bar._number]._name} already; give a subclass another "
                 f"index: class Second({type(bar).__name__}, index=...)"
             )
         bars[bar._number] = bar

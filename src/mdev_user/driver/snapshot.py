@@ -11,10 +11,10 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from mdev_user.driver.jobs import MOST_PENDING
 from mdev_user.driver.values import decoded, encoded, told
 from mdev_user.errors import DriverError, StateError
 from mdev_user.units import MiB
+from mdev_user.vfio.work import MOST_PENDING
 
 MAGIC = b"mdevuser"
 FORMAT = 1
@@ -60,6 +60,8 @@ class Snapshot:
     pending: bytes = b""
     vectors: bytes = b""
     """The MSI-X table."""
+    events: bytes = b""
+    """Of what is pending, the messages that no level stands behind."""
 
 
 class JobStream(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -72,7 +74,7 @@ class JobStream(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     again: bool
 
 
-class Stream(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Stream(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
     """A `Snapshot` with its values still undecoded: the type of each is the device's to say."""
 
     driver: str
@@ -84,6 +86,7 @@ class Stream(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     levels: bytes
     pending: bytes
     vectors: bytes
+    events: bytes = b""
 
 
 Upgrade: TypeAlias = Callable[[Snapshot], Snapshot]
@@ -128,10 +131,10 @@ def upgraded(stream: Stream, driver: str, version: int, upgrades: Upgrades) -> S
         raise StateError(
             f"{driver}: state version {stream.version}: expected at most {version}; update the driver here first"
         )
-    snapshot = opened(stream)
+    snapshot = decoded_snapshot(stream)
     while snapshot.version < version:
         snapshot = _upgraded(snapshot, upgrades)
-    return closed(snapshot)
+    return encoded_stream(snapshot)
 
 
 def _upgraded(snapshot: Snapshot, upgrades: Upgrades) -> Snapshot:
@@ -153,37 +156,39 @@ def _upgraded(snapshot: Snapshot, upgrades: Upgrades) -> Snapshot:
     return replace(made, driver=snapshot.driver, version=version + 1)
 
 
-def opened(stream: Stream) -> Snapshot:
-    """With decoded values."""
+def decoded_snapshot(stream: Stream) -> Snapshot:
+    """The snapshot, for people and upgrades."""
     return Snapshot(
         driver=stream.driver,
         version=stream.version,
-        values=_open(stream.values),
+        values=_decoded(stream.values),
         jobs=tuple(
-            SavedJob(each.unit, each.name, _open(each.arguments), each.slept, each.again) for each in stream.jobs
+            SavedJob(each.unit, each.name, _decoded(each.arguments), each.slept, each.again) for each in stream.jobs
         ),
         memory=stream.memory,
         config=stream.config,
         levels=stream.levels,
         pending=stream.pending,
         vectors=stream.vectors,
+        events=stream.events,
     )
 
 
-def closed(snapshot: Snapshot) -> Stream:
-    """With encoded values; StateError when an upgrade made of them what cannot be encoded."""
+def encoded_stream(snapshot: Snapshot) -> Stream:
+    """The stream; StateError when an upgrade made of the values what cannot be encoded."""
     made = Stream(
         driver=snapshot.driver,
         version=snapshot.version,
-        values=_close(snapshot.values),
+        values=_encoded(snapshot.values),
         jobs=[
-            JobStream(each.unit, each.name, _close(each.arguments), each.slept, each.again) for each in snapshot.jobs
+            JobStream(each.unit, each.name, _encoded(each.arguments), each.slept, each.again) for each in snapshot.jobs
         ],
         memory=dict(snapshot.memory),
         config=snapshot.config,
         levels=snapshot.levels,
         pending=snapshot.pending,
         vectors=snapshot.vectors,
+        events=snapshot.events,
     )
     try:
         return _DECODER.decode(encoded(made))  # what an upgrade made is checked as what came from outside
@@ -191,11 +196,11 @@ def closed(snapshot: Snapshot) -> Stream:
         raise StateError(f"{snapshot.driver}: what an upgrade made: {told(error)}") from error
 
 
-def _open(values: Mapping[str, msgspec.Raw]) -> dict[str, object]:
+def _decoded(values: Mapping[str, msgspec.Raw]) -> dict[str, object]:
     return {name: decoded(value) for name, value in values.items()}
 
 
-def _close(values: Mapping[str, object]) -> dict[str, msgspec.Raw]:
+def _encoded(values: Mapping[str, object]) -> dict[str, msgspec.Raw]:
     return {name: msgspec.Raw(encoded(value)) for name, value in values.items()}
 
 

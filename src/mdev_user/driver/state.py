@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, get_args, overloa
 
 from typing_extensions import override
 
+from mdev_user.driver.collisions import check_hashes
 from mdev_user.driver.members import Member
 from mdev_user.driver.values import Encoded, Fits, Kind, encoded, is_frozen, pairs_of, type_of
 from mdev_user.errors import DriverError, GuestError, StateError
@@ -155,6 +156,7 @@ class Table(Kept, MutableMapping[K, V]):
         pairs: Any = self._kind.decode(data)  # Any: what its type says
         if len(pairs) > self._limit:
             raise StateError(f"{self._kind.what}: expected at most {self._limit} entries, given {len(pairs)}")
+        check_hashes(self._kind.what, (key for key, _value in pairs))
         table = self._fresh()
         table._entries.update(pairs)
         if len(table) != len(pairs):

@@ -32,6 +32,7 @@ def save(device: "Device") -> bytes:
             config=device._pci.config.save().values,
             levels=_packed(interrupts.levels),
             pending=_packed(interrupts.pending),
+            events=_packed(interrupts.events),
             vectors=interrupts.table,
         )
     )
@@ -45,14 +46,18 @@ def load(device: "Device", data: bytes) -> None:
     incoming = checked(units, stream.values, stream.memory)
     jobs = checked_jobs(units, stream.jobs)
     levels = _bits("levels", stream.levels, sum(len(unit._plan.interrupts) for unit in units.values()))
-    interrupts = InterruptState(levels, _bits("pending", stream.pending, 8 * MOST_VECTOR_BYTES), stream.vectors)
+    pending = _bits("pending", stream.pending, 8 * MOST_VECTOR_BYTES)
+    events = _bits("events", stream.events, 8 * MOST_VECTOR_BYTES)
+    interrupts = InterruptState(levels, pending, stream.vectors, events)
     _load_pci(device, ConfigState(stream.config), interrupts)
     device.cancel_jobs()
     incoming.take_over()
     for each in device._levels:
         each.adopt(levels)
-    for job in jobs:
-        device.restart(*job)
+    for unit, job, work, again in jobs:
+        device.restart(unit, job, work)
+        if again:
+            device.call_again(work)
     device._pci.interrupts.resume()
     for unit in units.values():
         unit.loaded()

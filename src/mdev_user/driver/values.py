@@ -14,14 +14,16 @@ from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from mdev_user.driver import collisions
+from mdev_user.driver.collisions import looking, untyped
 from mdev_user.errors import DriverError, StateError
 
 LEAST_INT, MOST_INT = -(1 << 63), (1 << 64) - 1
 """What an int of the state can be: all of a signed and all of an unsigned 64-bit number."""
 
-Annotation: TypeAlias = Any  # Any: a type as an author writes it, for which Python has no type
+Annotation: TypeAlias = collisions.Annotation
+Encoded: TypeAlias = collisions.Encoded
 Fits: TypeAlias = Callable[[object], bool]
-Encoded: TypeAlias = bytes | msgspec.Raw
 Described: TypeAlias = str | dict[str, Any] | list[Any]  # Any: what JSON can say, for which mypy has no type
 
 _ATOMS = {int: "int", float: "float", bool: "bool", str: "str", bytes: "bytes", NoneType: "None"}
@@ -29,7 +31,6 @@ _EXACT = {int, bool, bytes, float}
 _SAVEABLE = "int, float, bool, str, bytes, None, an Enum, or a tuple, frozenset or frozen dataclass of such"
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError, TypeError, OverflowError)
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")
-_DECODER = msgspec.msgpack.Decoder()
 
 
 def encoded(value: object) -> bytes:
@@ -43,10 +44,9 @@ def encoded(value: object) -> bytes:
 def decoded(data: Encoded) -> object:
     """As dict, list, bytes, str, number, bool or None. StateError for bytes that are not msgpack."""
     try:
-        value: object = _DECODER.decode(data)
+        return untyped(data)
     except _UNREADABLE as error:
         raise StateError(f"a saved value: {told(error)}") from error
-    return value
 
 
 def told(error: Exception) -> str:
@@ -57,7 +57,7 @@ def told(error: Exception) -> str:
 class Kind:
     """One type of saved values. ``what`` names the declaration, for messages; DriverError for a type that cannot be."""
 
-    __slots__ = ("_decoder", "_only", "described", "exact", "fits", "name", "what")
+    __slots__ = ("_decoder", "_look", "_only", "described", "exact", "fits", "name", "what")
 
     def __init__(self, what: str, annotation: Annotation) -> None:
         self.what = what
@@ -69,6 +69,7 @@ class Kind:
         except (TypeError, NameError) as error:
             raise DriverError(f"{what}: {self.name} cannot be saved: {error}") from error
         self._only = annotation
+        self._look = looking(what, annotation)
         self.fits: Fits = fitting(annotation)
         """Whether a value is certainly of this type: the quick answer for nearly all; the others are looked at."""
         self.exact: type | None = annotation if annotation in _EXACT or _is_enum(annotation) else None
@@ -81,6 +82,8 @@ class Kind:
     def decode(self, data: Encoded) -> object:
         """The value that hostile bytes mean; StateError when they mean none of this type."""
         try:
+            if self._look is not None:
+                self._look(data)
             value: object = self._decoder.decode(data)
         except _UNREADABLE as error:
             raise StateError(f"{self.what}: expected {self.name}: {told(error)}") from error

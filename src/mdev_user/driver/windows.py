@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from mdev_user.errors import OutOfRange
-from mdev_user.pci.interrupts import Window as Part
+from mdev_user.pci import interrupts
 from mdev_user.regs.space import RegisterSpace
 from mdev_user.vfio.requests import Area
 
@@ -16,6 +16,9 @@ class Window(Protocol):
 
     def write(self, offset: int, data: bytes) -> None: ...
 
+
+OwnPart = interrupts.Window
+"""A part of a bar that answers for itself: the MSI-X table and its pending bits, or memory."""
 
 Read = Callable[[int, int], bytes]
 Write = Callable[[int, bytes], None]
@@ -52,7 +55,7 @@ class MixedWindow:
     An access that crosses from one into the other is split there.
     """
 
-    def __init__(self, size: int, parts: Sequence[Part], registers: RegisterSpace | None) -> None:
+    def __init__(self, size: int, parts: Sequence[OwnPart], registers: RegisterSpace | None) -> None:
         """``parts`` do not overlap; bytes of neither read as zero."""
         self._size = size
         self._parts = sorted(parts, key=lambda part: part.offset)
@@ -75,12 +78,12 @@ class MixedWindow:
     def _read_beside(self, offset: int, count: int) -> bytes:
         return self._registers.read(offset, count) if self._registers else bytes(count)
 
-    def _split(self, offset: int, count: int) -> list[tuple[int, int, Part | None]]:
+    def _split(self, offset: int, count: int) -> list[tuple[int, int, OwnPart | None]]:
         """The access in pieces: start, length and the part that answers."""
         end = offset + count
         if offset < 0 or end > self._size:
             raise OutOfRange(f"access of {count} bytes at {offset:#x}: the bar has {self._size:#x} bytes")
-        pieces: list[tuple[int, int, Part | None]] = []
+        pieces: list[tuple[int, int, OwnPart | None]] = []
         for part in self._parts:
             start, stop = max(offset, part.offset), min(end, part.offset + part.size)
             if start < stop:
@@ -93,7 +96,7 @@ class MixedWindow:
         return pieces
 
 
-def memory_part(bar: int, area: Area, memory: Callable[[], memoryview]) -> Part:
+def memory_part(bar: int, area: Area, memory: Callable[[], memoryview]) -> OwnPart:
     """A mapped part of a bar, for users who access it by messages. ``memory`` gives the bytes of the open device."""
 
     def read(offset: int, count: int) -> bytes:
@@ -102,4 +105,4 @@ def memory_part(bar: int, area: Area, memory: Callable[[], memoryview]) -> Part:
     def write(offset: int, data: bytes | bytearray | memoryview) -> None:
         memory()[offset : offset + len(data)] = data
 
-    return Part(bar, area.offset, area.size, read, write)
+    return OwnPart(bar, area.offset, area.size, read, write)

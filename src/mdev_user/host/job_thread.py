@@ -17,7 +17,7 @@ from mdev_user.host.processes import Processes, Task
 
 _PATIENCE = 0.001
 """Seconds that the thread waits for a busy mdev before it looks after the others."""
-_FEW = 1024
+_FEW = 64
 """Timers that are not worth looking through."""
 
 

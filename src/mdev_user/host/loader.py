@@ -21,6 +21,7 @@ import msgspec
 from typing_extensions import override
 
 from mdev_user.errors import ConfigError, MdevUserError
+from mdev_user.mdev.ops import LifecycleOps
 from mdev_user.vfio_mdev.ops import MdevParentOps
 
 _log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def load_again(driver: str, options: dict[str, str]) -> Iterator[MdevParentOps]:
         raise
 
 
-def let_go(parent: MdevParentOps) -> None:
+def let_go(parent: LifecycleOps) -> None:
     """Nobody uses a loaded parent any more, nor its version of the file unless another parent is of it."""
     name = _versions.pop(id(parent), None)
     if name is not None:

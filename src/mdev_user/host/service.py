@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -13,8 +14,8 @@ from mdev_user.driver.device import MOST_UNMODELLED, Device
 from mdev_user.driver.unmodelled import unmodelled
 from mdev_user.errors import AlreadyExists, NoDevice, NotSupported
 from mdev_user.host.endpoint import Endpoints
-from mdev_user.host.loader import load_again, load_parent
-from mdev_user.host.reload import User, reload
+from mdev_user.host.loader import let_go, load_again, load_parent
+from mdev_user.host.reload import Served, drop_old_classes, reload
 from mdev_user.host.steps import step, step_within
 from mdev_user.host.wire import (
     LARGEST,
@@ -57,6 +58,16 @@ _TRACE_LINES = 64
 """In one packet; each is at most some 1000 bytes."""
 
 
+@dataclass(frozen=True)
+class _Registered:
+    """A parent that was loaded."""
+
+    parent: MdevParent
+    source: Load
+    coming_and_going: Lock = field(default_factory=Lock)
+    """Held while an mdev becomes one of the parent's or ceases to be, and during a reload, which concerns all."""
+
+
 class Service:
     """The parents of one host and their mdevs. Calls come from many threads; each is about one parent or mdev."""
 
@@ -64,11 +75,8 @@ class Service:
         """``devices`` is the folder RUN/devices."""
         self.endpoints = Endpoints(devices)
         self._driver = VfioMdev(self.endpoints)
-        self._parents: dict[str, MdevParent] = {}
+        self._parents: dict[str, _Registered] = {}
         self._mdevs: dict[UUID, Mdev] = {}
-        self._sources: dict[str, Load] = {}
-        self._coming_and_going = Lock()
-        """Held while an mdev becomes one of its parent's or ceases to be, and during a reload, which concerns all."""
         # Any: each operation takes its own kind of call; the table pairs them.
         self._operations: dict[type[Call], Callable[[Any], object]] = {
             Load: self._load,
@@ -100,8 +108,7 @@ class Service:
         if call.name in self._parents:
             raise AlreadyExists(f"this host has a parent {call.name}")
         ops = load_parent(call.driver, call.options)
-        self._parents[call.name] = MdevParent(call.name, ops)
-        self._sources[call.name] = call
+        self._parents[call.name] = _Registered(MdevParent(call.name, ops), call)
         return ParentDescription(
             driver_name=ops.driver_name,
             types=list(ops.mdev_types),
@@ -111,42 +118,52 @@ class Service:
         )
 
     def _unload(self, call: Unload) -> None:
-        del self._parents[call.parent], self._sources[call.parent]
+        let_go(self._parents.pop(call.parent).parent.ops)
 
     def _reload(self, call: Reload) -> str:
         """Whatever is wrong with the new driver, the old one runs on. Answer: a line for each mdev that was reset."""
-        parent, source = self._parents[call.parent], self._sources[call.parent]
-        ops = load_again(source.driver, source.options)
-        with self._coming_and_going:
-            mdevs = [each for each in self._mdevs.values() if each.parent is parent]
-            users = [User(each, self.endpoints.endpoint(each.uuid)) for each in mdevs if self.endpoints.has(each.uuid)]
-            return "\n".join(reload(parent, ops, mdevs, users))
+        lines = self._exchange(self._parents[call.parent])
+        drop_old_classes()
+        return "\n".join(lines)
+
+    def _exchange(self, registered: _Registered) -> list[str]:
+        parent, source = registered.parent, registered.source
+        with load_again(source.driver, source.options) as ops, registered.coming_and_going:
+            old = parent.ops
+            mdevs = [each for each in list(self._mdevs.values()) if each.parent is parent]
+            served = [
+                Served(each, self.endpoints.endpoint(each.uuid)) for each in mdevs if self.endpoints.has(each.uuid)
+            ]
+            lines = reload(parent, ops, mdevs, served)
+        let_go(old)
+        return lines
 
     def _create(self, call: Create) -> None:
-        parent = self._parents[call.parent]
+        registered = self._parents[call.parent]
+        parent = registered.parent
         mdev = Mdev(call.uuid, parent, parent.types[call.type])
         ops = parent.ops
         mdev.drvdata = ops.create(mdev)
-        with self._coming_and_going:
+        with registered.coming_and_going:
             if parent.ops is not ops:  # a reload came in between and did not know of it
                 mdev.drvdata = parent.ops.create(mdev)
             self._mdevs[call.uuid] = mdev
 
     def _remove(self, call: Remove) -> None:
-        with self._coming_and_going:
+        with self._coming_and_going(call.uuid):
             mdev = self._mdevs.pop(call.uuid)
             ops = mdev.parent.ops
         ops.remove(mdev)
 
     def _probe(self, call: Probe) -> None:
-        with self._coming_and_going:
+        with self._coming_and_going(call.uuid):
             self._driver.probe(self._mdev(call.uuid))
 
     def _unprobe(self, call: Unprobe) -> None:
         self._driver.remove(self._mdev(call.uuid))
 
     def _get_available(self, call: GetAvailable) -> int:
-        parent = self._parents[call.parent]
+        parent = self._parents[call.parent].parent
         return parent.ops.get_available(parent.types[call.type])
 
     def _show(self, call: Show) -> str:
@@ -160,10 +177,12 @@ class Service:
             mdev.parent.ops.store(mdev, call.attribute, call.data)
 
     def _show_parent(self, call: ShowParent) -> str:
-        return self._parents[call.parent].ops.show_parent(call.attribute)
+        return self._parents[call.parent].parent.ops.show_parent(call.attribute)
 
     def _store_parent(self, call: StoreParent) -> None:
-        self._parents[call.parent].ops.store_parent(call.attribute, call.data)
+        registered = self._parents[call.parent]
+        with registered.coming_and_going:  # or a reload might not carry it over
+            registered.parent.ops.store_parent(call.attribute, call.data)
 
     def _inspect(self, call: Inspect) -> Inspection:
         endpoint = self.endpoints.endpoint(call.uuid)
@@ -204,6 +223,9 @@ class Service:
 
     def _end_trace(self, call: EndTrace) -> None:
         self.endpoints.endpoint(call.uuid).tracer.end(call.reader)
+
+    def _coming_and_going(self, uuid: UUID) -> Lock:
+        return self._parents[self._mdev(uuid).parent.name].coming_and_going
 
     def _mdev(self, uuid: UUID) -> Mdev:
         if uuid in self._mdevs:

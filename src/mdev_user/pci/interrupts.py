@@ -60,6 +60,8 @@ class InterruptState:
     levels: int
     pending: int
     table: bytes
+    events: int = 0
+    """Of what is pending, the messages that something sent: they go out whatever becomes of the levels."""
 
 
 class Interrupts:
@@ -80,9 +82,7 @@ class Interrupts:
         self._send_message = send_message
         self._table = MsixTable(config.msix_layout) if config.msix_layout else None
         self.vectors = config.msix_layout.vectors if config.msix_layout else 32
-        self._levels = self._pending = self._held = 0
-        self._events = 0
-        """Of what is pending, the messages that something sent: they go out whatever becomes of the levels."""
+        self._levels = self._pending = self._events = self._held = 0
         self._pin = False
         self._kind = self._enabled_kind()
 
@@ -207,7 +207,7 @@ class Interrupts:
 
     def save(self) -> InterruptState:
         return InterruptState(
-            self._levels, self._pending, self._table.read(0, len(self._table)) if self._table else b""
+            self._levels, self._pending, self._table.read(0, len(self._table)) if self._table else b"", self._events
         )
 
     def load(self, state: InterruptState) -> None:
@@ -227,7 +227,7 @@ class Interrupts:
             raise GuestError("saved MSI-X table: the function has none")
         self._kind = kind
         self._levels = state.levels
-        self._events = state.pending & ~self._messages_of_levels() if state.pending else 0
+        self._events = state.events
         self._set_pending(state.pending)
         self._settle_pin()
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from math import isclose
 from typing import NamedTuple
 
-from mdev_user.driver.snapshot import Snapshot, from_bytes, opened
+from mdev_user.driver.snapshot import Snapshot, decoded_snapshot, from_bytes
 
 _ANY_SIZE = 1 << 62
 
@@ -21,7 +21,7 @@ class State(NamedTuple):
 
 
 def named_values(state: bytes) -> State:
-    return State(opened(from_bytes(state, _ANY_SIZE)))
+    return State(decoded_snapshot(from_bytes(state, _ANY_SIZE)))
 
 
 def difference(one: bytes, other: bytes) -> str:
@@ -33,7 +33,7 @@ def difference(one: bytes, other: bytes) -> str:
         wanted, given = first.values.get(name), second.values.get(name)
         if wanted != given and repr(wanted) != repr(given):
             return f"{name} is {_shown(given)}, not {_shown(wanted)}"
-    for name in ("config", "levels", "pending", "vectors", "memory"):
+    for name in ("config", "levels", "pending", "events", "vectors", "memory"):
         if getattr(first, name) != getattr(second, name):
             return f"the saved {name} differs"
     return _jobs_difference(first, second)

@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 from threading import Event
+from time import monotonic
 
 import pytest
 
+from mdev_user.daemon import reload
 from mdev_user.daemon.reload import FileWatch, Loaded, look
 
 
@@ -94,3 +96,27 @@ def test_a_thread_tells_it(file: Path) -> None:
         assert told.wait(30)
     finally:
         made.stop()
+
+
+def test_a_reload_that_hangs_does_not_keep_the_daemon(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "_MOMENT", 0.05)
+    hangs, may_end, told = Event(), Event(), []
+
+    def changed(name: str) -> None:
+        told.append(name)
+        hangs.set()
+        may_end.wait(30)
+
+    loaded = Loaded(file, look(file))
+    file.write_text("22")
+    made = FileWatch(lambda: {"one": loaded, "two": loaded}, changed)
+    made.start()
+    try:
+        assert hangs.wait(30)
+        began = monotonic()
+        made.stop()
+        assert monotonic() - began < 10
+    finally:
+        may_end.set()
+        made._thread.join(30)
+    assert told == ["one"]

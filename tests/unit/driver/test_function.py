@@ -420,6 +420,22 @@ def too_many_vectors() -> None:
     Bench(Many)
 
 
+def no_vectors() -> None:
+    MSI(0)
+
+
+def less_than_no_vectors() -> None:
+    MSI(-1)
+
+
+def no_table() -> None:
+    MSIX(0)
+
+
+def too_large_a_table() -> None:
+    MSIX(2049)
+
+
 def memory_over_registers() -> None:
     class Over(Sample):
         frame = Memory(index=1, size=4096)
@@ -507,6 +523,10 @@ def memory_no_power_of_two() -> None:
         (table_in_a_bar, "Taken: MSIX(bar=1): expected a free one, of [2, 3, 4, 5]"),
         (too_few_vectors, "Few: vectors: 2 interrupts need MSIX(2), given 1"),
         (too_many_vectors, "Many: 33 interrupts: MSI has at most 32 vectors; say vectors = MSIX(33)"),
+        (no_vectors, "MSI: vectors: expected a number from 0x1 to 0x800, given 0x0"),
+        (less_than_no_vectors, "MSI: vectors: expected a number from 0x1 to 0x800, given -0x1"),
+        (no_table, "MSIX: vectors: expected a number from 0x1 to 0x800, given 0x0"),
+        (too_large_a_table, "MSIX: vectors: expected a number from 0x1 to 0x800, given 0x801"),
         (memory_over_registers, "Over.frame: bytes 0x0 to 0x1000 hold the register status at 0x0: a page is either"),
         (memory_past_its_bar, "Past.frame: bytes 0x1000 to 0x2000 of bar 0: expected a free place in its 0x1000 bytes"),
         (memory_not_in_pages, "frame: size: expected a multiple of 0x1000 bytes, given 1000"),

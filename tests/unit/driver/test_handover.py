@@ -7,6 +7,8 @@ import pytest
 from typing_extensions import override
 
 from mdev_user.driver import (
+    MSI,
+    MSIX,
     RO,
     RW1C,
     U32,
@@ -19,17 +21,19 @@ from mdev_user.driver import (
     Function,
     Interrupt,
     Memory,
+    Message,
     PciId,
     Profile,
     Register,
     Saved,
     job,
     on_write,
+    pending,
     sleep,
 )
-from mdev_user.driver.handover import check_shapes, hand_over
+from mdev_user.driver.handover import check_shapes, hand_over, take_back
 from mdev_user.units import PAGE
-from mdev_user.vfio.requests import Irq, IrqAction, SetIrqs
+from mdev_user.vfio.requests import Irq, IrqAction, Region, SetIrqs
 from unit.driver.bench import UUID1, Bench
 
 
@@ -49,6 +53,7 @@ class First(Function[Profile]):
     regs, frame = Regs(), Memory(index=2, size=PAGE)
     total = Saved(0)
     clock = Attribute(100, range=(10, 400))
+    wear = Attribute(0, writable=False)
     done = Interrupt(Regs.status.done)
 
     @on_write(Regs.start)
@@ -87,6 +92,30 @@ class Forgetful(First):
 Forgetful.__name__ = "First"
 
 
+class Narrow(First):
+    clock = Attribute(100, range=(10, 200))
+    wear = Attribute(0, range=(0, 8), writable=False)
+
+
+class Pinned(First):
+    """Has a message beside its level, and the pin for it."""
+
+    vectors = MSIX(2)
+    message = Message(pin=Regs.status.done)
+    done = None  # type: ignore[assignment]  # it has no level
+
+
+class Unpinned(Pinned):
+    @pending
+    def never(self) -> bool:
+        return False
+
+    message = Message(pin=never)
+
+
+Unpinned.__name__ = "Pinned"
+
+
 class Raising(Second):
     @override
     def loaded(self) -> None:
@@ -109,6 +138,24 @@ def bench() -> Iterator[Bench]:
 
 def successor(kind: type[Function[Any]]) -> Device:
     return Device(kind, Profile(), UUID1)
+
+
+def with_vectors(kind: type[First], given: MSI | MSIX) -> type[First]:
+    class Vectored(kind):  # type: ignore[valid-type, misc]  # made at run time
+        vectors = given
+
+    return Vectored
+
+
+def first(bench: Bench) -> First:
+    made = bench.device.function
+    assert isinstance(made, First)
+    return made
+
+
+def finish(bench: Bench) -> None:
+    first(bench).regs.status.done = True
+    bench.device.settle()
 
 
 def exchange(bench: Bench, kind: type[Function[Any]]) -> str:
@@ -175,6 +222,83 @@ def test_what_cannot_be_loaded_is_a_device_that_was_reset(bench: Bench) -> None:
     after.regs.status.done = True
     bench.write(0, 0)
     assert wire.take() == 1
+
+
+@pytest.mark.parametrize(("vectors", "index"), [(MSI(1), Irq.MSI), (MSIX(2), Irq.MSIX)])
+def test_messages_are_sent_after_a_state_that_cannot_be_loaded(vectors: MSI | MSIX, index: Irq) -> None:
+    kinds = with_vectors(First, vectors), with_vectors(Forgetful, vectors)
+    bench = Bench(kinds[0])
+    (wire,) = bench.arm(index)
+    finish(bench)
+    assert wire.take() == 1
+    first(bench).total = 5
+    assert "total" in exchange(bench, kinds[1])
+    assert bench.device._pci.interrupts.pending == 0
+    finish(bench)
+    assert wire.take() == 1
+
+
+def test_config_space_is_as_it_is_when_the_device_is_handed_over(bench: Bench) -> None:
+    """The guest goes on between the check of all devices and the step that hands one over."""
+    new = successor(Forgetful)
+    first(bench).total = 5
+    check_shapes(bench.device, new)
+    bench.write(4, b"\x02\x00", Region.CONFIG)
+    assert hand_over(bench.vfio, bench.device, new) != ""
+    assert bench.read(4, 2, Region.CONFIG) == 2
+
+
+def test_pin_that_the_new_class_does_not_hold_is_released() -> None:
+    bench = Bench(Pinned)
+    (wire,) = bench.arm(Irq.INTX)
+    finish(bench)
+    assert wire.take() == 1
+    assert exchange(bench, Unpinned) == ""
+    bench.vfio.ioctl(SetIrqs(Irq.INTX, 0, 1, IrqAction.UNMASK))
+    assert wire.take() == 0
+
+
+def test_pin_that_only_the_new_class_holds_is_released_when_it_is_taken_back() -> None:
+    bench = Bench(Unpinned)
+    (wire,) = bench.arm(Irq.INTX)
+    finish(bench)
+    old, state = bench.device, bench.device.save()
+    assert exchange(bench, Pinned) == ""
+    bench.device.settle()
+    assert wire.take() == 1
+    take_back(bench.vfio, old, bench.device, state)
+    bench.vfio.ioctl(SetIrqs(Irq.INTX, 0, 1, IrqAction.UNMASK))
+    assert wire.take() == 0
+
+
+def test_pin_of_a_message_that_was_handed_back_is_held_once() -> None:
+    bench = Bench(Pinned)
+    bench.arm(Irq.INTX)
+    finish(bench)
+    old = bench.device
+    assert exchange(bench, Pinned) == ""
+    assert hand_over(bench.vfio, bench.device, old) == ""
+    assert old._pci.interrupts.pin
+    bench.write(0, 1)  # which clears it
+    assert not old._pci.interrupts.pin
+
+
+def test_what_the_driver_set_goes_on_where_no_state_does(bench: Bench) -> None:
+    first(bench).wear = 7
+    first(bench).total = 5
+    assert "total" in exchange(bench, Forgetful)
+    assert bench.device.function._settings["wear"] == 7
+    bench.close()
+    assert exchange(bench, Second) == ""
+    assert bench.device.function._settings["wear"] == 7
+
+
+def test_what_the_new_class_does_not_take_begins_anew(bench: Bench) -> None:
+    first(bench).wear = 9
+    bench.device.function._settings["clock"] = 300
+    bench.close()
+    exchange(bench, Narrow)
+    assert bench.device.function._settings == {"clock": 100, "wear": 0}
 
 
 def test_a_driver_that_raises_gives_the_old_device_back(bench: Bench) -> None:

@@ -122,6 +122,37 @@ def test_each_part_has_its_own_bars_and_state(bench: Bench) -> None:
     assert [each.regs.command for each in dma(bench).channels] == [7, 9]
 
 
+class Gates(Bar, index=0, size=256):
+    open = U32(0)
+
+
+class Gate(Part[Slice]):
+    regs = Gates()
+
+
+class Fence(Function[Slice]):
+    """Its level is computed of what nothing but the guest writes, in its parts."""
+
+    identity = ID
+    gates = Parts(Gate, count=2)
+
+    @pending
+    def any_open(self) -> bool:
+        return any(each.regs.open for each in self.gates)
+
+    escape = Interrupt(any_open)
+
+
+def test_a_write_to_a_plain_register_of_a_part_moves_a_level_of_the_function() -> None:
+    bench = Bench(Fence, Slice(channels=2))
+    (wire,) = bench.arm(Irq.MSI)
+    bench.write(0, 1, region=1)
+    assert wire.take() == 1
+    bench.write(0, 0, region=1)
+    bench.write(0, 1, region=1)
+    assert wire.take() == 1
+
+
 def test_parts_know_their_number_and_their_type(bench: Bench) -> None:
     assert [each.seen for each in dma(bench).channels] == ["opened 0 of 2", "opened 1 of 2"]
     assert list(bench.device.units) == ["", "channels[0]", "channels[1]"]

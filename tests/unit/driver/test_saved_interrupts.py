@@ -25,7 +25,7 @@ from mdev_user.driver import (
     pending,
     transfer,
 )  # fmt: skip
-from mdev_user.driver.snapshot import closed, from_bytes, opened, to_bytes
+from mdev_user.driver.snapshot import decoded_snapshot, encoded_stream, from_bytes, to_bytes
 from mdev_user.vfio.requests import Irq, Region
 from unit.driver.bench import Bench, Wire
 
@@ -154,6 +154,30 @@ def test_held_back_message_goes_when_it_can(pair: Pair) -> None:
     assert (taken(sent), taken(arrived)) == ([1] * 4, [1] * 4)
 
 
+def test_message_that_was_sent_goes_though_the_level_that_shares_it_was_served(pair: Pair) -> None:
+    source, sent, target, arrived = pair
+    source.write(4, b"\x03\x00", Region.CONFIG)
+    source.write(8, 0)
+    source.write(0, 1)
+    target.device.load(source.device.save())
+    for bench in (source, target):
+        bench.write(0, 0)
+        bench.write(4, b"\x07\x00", Region.CONFIG)
+    assert (taken(sent), taken(arrived)) == ([1, 0, 0, 0], [1, 0, 0, 0])
+
+
+def test_level_that_was_served_before_it_was_told_is_not_told(pair: Pair) -> None:
+    source, sent, target, arrived = pair
+    source.write(4, b"\x03\x00", Region.CONFIG)
+    source.write(4, 0b01)
+    source.write(4, 0b11)  # one more cause, which is no event
+    target.device.load(source.device.save())
+    for bench in (source, target):
+        bench.write(4, 0)
+        bench.write(4, b"\x07\x00", Region.CONFIG)
+    assert (taken(sent), taken(arrived)) == ([0] * 4, [0] * 4)
+
+
 def test_message_that_nobody_took_goes_where_somebody_listens() -> None:
     source, target = Bench(Messages), Bench(Messages)
     (*_, last) = source.arm(Irq.MSI, 4)
@@ -192,7 +216,7 @@ def test_refused_interrupts_leave_the_config_space_as_it_was(pair: Pair) -> None
     source, _sent, target, _arrived = pair
     before = target.device.save()
     source.write(4, b"\x00\x00", Region.CONFIG)
-    stream = opened(from_bytes(source.device.save(), 0))
+    stream = decoded_snapshot(from_bytes(source.device.save(), 0))
     with pytest.raises(StateError, match=r"saved MSI-X table|saved bytes: expected"):
-        target.device.load(to_bytes(closed(replace(stream, vectors=b"x"))))
+        target.device.load(to_bytes(encoded_stream(replace(stream, vectors=b"x"))))
     assert target.device.save() == before

@@ -25,7 +25,7 @@ from mdev_user.driver import (
     transfer,
 )  # fmt: skip
 from mdev_user.driver.jobs import Slept
-from mdev_user.driver.snapshot import LARGEST, closed, from_bytes, opened, to_bytes
+from mdev_user.driver.snapshot import LARGEST, decoded_snapshot, encoded_stream, from_bytes, to_bytes
 from mdev_user.errors import NoDevice, errno_of
 from mdev_user.vfio.requests import Irq, Region
 from unit.driver.bench import Bench
@@ -73,12 +73,12 @@ def only(bench: Bench, name: str) -> None:
 
 def changed(data: bytes, **changes: object) -> bytes:
     """A saved state, in which a hostile hand has changed something."""
-    made = opened(from_bytes(data, ANY_MEMORY))
-    return to_bytes(closed(replace(made, **changes)))  # type: ignore[arg-type]  # whatever is tried
+    made = decoded_snapshot(from_bytes(data, ANY_MEMORY))
+    return to_bytes(encoded_stream(replace(made, **changes)))  # type: ignore[arg-type]  # whatever is tried
 
 
 def with_value(name: str, value: object) -> Callable[[bytes], bytes]:
-    return lambda data: changed(data, values={**opened(from_bytes(data, ANY_MEMORY)).values, name: value})
+    return lambda data: changed(data, values={**decoded_snapshot(from_bytes(data, ANY_MEMORY)).values, name: value})
 
 
 def with_jobs(*jobs: SavedJob) -> Callable[[bytes], bytes]:
@@ -128,12 +128,12 @@ def test_saving_changes_nothing() -> None:
 
 
 def test_what_is_as_after_a_reset_is_not_sent() -> None:
-    fresh = opened(from_bytes(idle().device.save(), 0))
+    fresh = decoded_snapshot(from_bytes(idle().device.save(), 0))
     assert (fresh.values, fresh.jobs, fresh.memory) == ({}, (), {})
 
 
 def test_every_piece_of_a_machine_in_use_is_sent() -> None:
-    sent = opened(from_bytes(working().device.save(), ANY_MEMORY))
+    sent = decoded_snapshot(from_bytes(working().device.save(), ANY_MEMORY))
     assert set(sent.values) == {
         "total", "ratio", "name", "last", "point", "mode", "pair", "seen", "named", "table", "level", "regs.status",
         "regs.queue[3].tail", "regs.go", "regs.ring", "ports[1].regs.lcr", "ports[1].sent",
@@ -209,7 +209,8 @@ def test_deadline_of_a_job_is_kept() -> None:
     source = working()  # work sleeps 3 and then 4 seconds, and has slept 2
     target = idle()
     target.device.load(source.device.save())
-    assert [each.slept for each in opened(from_bytes(source.device.save(), ANY_MEMORY)).jobs] == [2.0, 0.0, 0.0]
+    jobs = decoded_snapshot(from_bytes(source.device.save(), ANY_MEMORY)).jobs
+    assert [each.slept for each in jobs] == [2.0, 0.0, 0.0]
     only(target, "work")
     assert [target.jobs.step(), target.jobs.step(b"")] == [Sleep(1.0), Sleep(4.0)]
     target.jobs.now = 1.5

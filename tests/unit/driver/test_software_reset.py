@@ -1,6 +1,6 @@
 """Software resets: the guest writes a register, and the driver resets its device, from a method or from a job."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ from mdev_user.driver import (
     U32,
     WO,
     Bar,
+    DriverError,
     Flag,
     Function,
     Interrupt,
@@ -30,6 +31,7 @@ from mdev_user.driver import (
     sleep,
 )
 from mdev_user.testing import Guest
+from unit.driver.bench import Bench
 
 
 class Status(Register):
@@ -41,6 +43,8 @@ class Regs(Bar, index=0, size=4096):
     status = Status.at(4)
     kept, lost = U32(8, sticky=True), U32(12)
     copy, wait = U32(16, WO), U32(20, WO)
+    engine = Status.at(24, sticky=True)
+    run = U32(28, WO)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,14 @@ class Device(Function[Slice]):
     @on_write(Regs.copy)
     def start_copy(self, value: int) -> None:
         self.copying(value)
+
+    @on_write(Regs.run)
+    def start_running(self, value: int) -> None:
+        self.running()
+
+    @job(busy=Regs.engine.busy)
+    async def running(self) -> None:
+        await sleep(1)
 
     @on_write(Regs.wait)
     def start_waiting(self, value: int) -> None:
@@ -161,6 +173,28 @@ def test_jobs_end_at_their_await(guest: Guest) -> None:
     guest.write(Regs.wait, 0)
     guest.advance(2)
     assert device(guest).value == 8
+
+
+@pytest.mark.parametrize("reset", [Guest.reset, lambda guest: guest.write(Regs.control, 1)])
+def test_busy_bit_in_a_sticky_register_ends_with_its_job(guest: Guest, reset: Callable[[Guest], object]) -> None:
+    guest.write(Regs.engine.done, True)
+    guest.write(Regs.run, 0)
+    assert (guest.read(Regs.engine.done), guest.read(Regs.engine.busy)) == (True, True)
+    reset(guest)
+    assert (guest.read(Regs.engine.done), guest.read(Regs.engine.busy)) == (True, False)
+
+
+def test_reset_device_in_reset_is_the_drivers_mistake() -> None:
+    class Circular(Device):
+        @override
+        def reset(self, kind: ResetKind) -> None:
+            if kind is not ResetKind.POWER_ON:
+                self.reset_device()
+
+    bench = Bench(Circular, Slice(instances=1))
+    for _ in range(2):
+        with pytest.raises(DriverError, match=r"reset_device\(\) in reset\(\): the device is being reset already"):
+            bench.reset()
 
 
 def test_job_that_resets_its_device_ends_at_its_next_await(guest: Guest) -> None:

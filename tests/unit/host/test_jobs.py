@@ -1,5 +1,6 @@
 """Jobs as steps: order, clock, DMA, cancelling, limits, and that one mdev does not hold up another."""
 
+import asyncio
 import sys
 import threading
 import time
@@ -325,6 +326,79 @@ def test_an_answer_that_comes_after_the_reset_is_dropped(mdev: OpenMdev) -> None
         mdev.wire.asked[0][3](b"12345678")
     time.sleep(0.02)
     assert mdev.failures == []
+
+
+def test_a_job_that_a_cancelled_one_starts_is_cancelled(clock: Clock, mdev: OpenMdev) -> None:
+    seen: list[str] = []
+
+    async def after() -> None:
+        seen.append("never")
+
+    async def work() -> None:
+        try:
+            await Sleep(1)
+        finally:
+            mdev.device.spawn(after(), "after")
+            seen.append("closed")
+
+    mdev.spawn(work())
+    eventually(lambda: clock.thread._timers)
+    with mdev.lock:
+        mdev.device.cancel_jobs()
+    assert (seen, mdev.jobs._pending) == (["closed"], set())
+    clock.advance(2)
+    done = Event()
+
+    async def last() -> None:
+        done.set()
+
+    mdev.spawn(last())
+    assert done.wait(SECONDS)
+    assert seen == ["closed"]
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, GeneratorExit])
+def test_whatever_a_job_raises_the_thread_of_all_goes_on(
+    clock: Clock, mdev: OpenMdev, error: type[BaseException]
+) -> None:
+    other, done = OpenMdev(clock.thread), Event()
+
+    async def work() -> None:
+        raise error
+
+    async def others() -> None:
+        done.set()
+
+    mdev.spawn(work(), "odd")
+    eventually(lambda: mdev.failures)
+    assert error.__name__ in str(mdev.failures[0][0])
+    other.spawn(others())
+    assert done.wait(SECONDS)
+
+
+def test_sleeps_of_jobs_that_were_cancelled_are_forgotten(clock: Clock, mdev: OpenMdev) -> None:
+    other, woken, most = OpenMdev(clock.thread), [], 0
+
+    async def work() -> None:
+        await Sleep(LONGEST_SLEEP)
+
+    async def others(number: int) -> None:
+        await Sleep(10 + number)
+        woken.append(number)
+
+    for number in range(100):
+        other.spawn(others(number))
+    for _ in range(20):
+        for _ in range(50):
+            mdev.spawn(work())
+        eventually(lambda: not mdev.jobs.stretches)
+        with mdev.lock:
+            mdev.device.cancel_jobs()
+        most = max(most, len(clock.thread._timers))
+    assert 100 <= most < 400
+    clock.advance(200)
+    eventually(lambda: len(woken) == 100)
+    assert woken == list(range(100))
 
 
 # --- DMA -----------------------------------------------------------------------------------------------------

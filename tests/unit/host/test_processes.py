@@ -111,6 +111,16 @@ def test_what_nobody_wants_any_more_is_not_computed(processes: Processes, folder
     assert (second.outcomes, list(folder.glob("second*"))) == ([], [])
 
 
+def test_what_nobody_wants_any_more_is_forgotten_while_all_are_busy(processes: Processes, folder: Path) -> None:
+    running = [Computed(processes, wait_for, str(folder / "go"), owner=owner) for owner in "ab"]
+    wanted = Computed(processes, process)
+    for _ in range(500):
+        Computed(processes, swapped, bytes(1000)).wanted = False
+        assert len(processes._tasks) < 150
+    (folder / "go").touch()
+    assert all(isinstance(each.outcome(), int) for each in (*running, wanted))
+
+
 def test_stop_ends_what_is_computed(folder: Path) -> None:
     processes = Processes(2)
     running = Computed(processes, wait_for, str(folder / "never"))

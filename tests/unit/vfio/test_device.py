@@ -1,6 +1,7 @@
 """A VFIO device: open and closed, its operations bound, its answers checked."""
 
 from collections.abc import Callable, Coroutine
+from inspect import CORO_CLOSED, getcoroutinestate
 from uuid import UUID
 
 import pytest
@@ -143,7 +144,7 @@ def test_a_closed_device_does_nothing(device: VfioDevice) -> None:
     for attempt in attempts:
         with pytest.raises(NoDevice, match="not open"):
             attempt()
-    work.close()
+    assert getcoroutinestate(work) == CORO_CLOSED
     device.close()
 
 
@@ -173,6 +174,7 @@ def test_a_driver_that_fails_to_open_leaves_the_device_closed(
     driver.failing = "open"
     with pytest.raises(ZeroDivisionError):
         device.open(Runner(log), Runner(log))
+    assert log == ["open", "cancel"]  # the jobs that it had started
     assert not device.opened
     assert not device.counters.opens
     with pytest.raises(NoDevice):
@@ -189,6 +191,21 @@ def test_closing_ends_jobs_then_mappings_then_the_driver(opened: VfioDevice, log
     assert log == ["cancel", "unmap", "close"]
     assert not opened.opened
     assert not len(opened.dma)
+
+
+def test_no_job_begins_while_the_device_is_closed(opened: VfioDevice, log: list[str]) -> None:
+    driver, refused = opened.ops, []
+
+    def close_device() -> None:
+        work = nothing()
+        with pytest.raises(NoDevice, match="not open"):
+            opened.spawn(work, "late")
+        refused.append(getcoroutinestate(work))
+        opened.cancel_jobs()
+
+    driver.close_device = close_device  # type: ignore[method-assign]  # the hook of one device
+    opened.close()
+    assert (refused, log) == ([CORO_CLOSED], ["cancel"])
 
 
 def test_a_driver_that_fails_to_close_is_closed_all_the_same(
