@@ -55,7 +55,10 @@ class Parent(MdevParentOps, Generic[P]):
         if not cls._is_named:
             cls.driver_name = function.__name__.lower()
         cls.attributes = tuple(each._mdev_attribute for each in function._plan.attributes)  # noqa: SLF001 - our own
-        options = [Parameter(pool, Parameter.KEYWORD_ONLY, default=each.total) for pool, each in cls._pools.items()]
+        options = [
+            Parameter(pool, Parameter.KEYWORD_ONLY, default=each.total, annotation=int)
+            for pool, each in cls._pools.items()
+        ]
         # What inspect, and so whoever takes options from a command line, looks for; an author's own __init__ says more.
         own = cls.__init__ is not Parent.__init__
         cls.__signature__ = None if own else Signature(options)  # type: ignore[attr-defined]  # as above
@@ -67,7 +70,9 @@ class Parent(MdevParentOps, Generic[P]):
         for pool in totals.keys() - self._pools.keys():
             raise DriverError(f"{type(self).__name__} has no pool {pool}{likeliest(pool, self._pools)}")
         pools = {
-            name: Pool(_total(name, totals.get(name, each.total)), homogeneous=each.homogeneous)
+            name: Pool(
+                number(f"the total of {name}", totals.get(name, each.total), 0, _MOST), homogeneous=each.homogeneous
+            )
             for name, each in self._pools.items()
         }
         self._accounts = Accounts(pools, self.types)
@@ -123,8 +128,3 @@ def _device(mdev: Mdev) -> Device:
     if not isinstance(device, Device):
         raise DriverError(f"{mdev.parent.name}: create returned {device!r}: expected a Device")
     return device
-
-
-def _total(pool: str, given: int | str) -> int:
-    """An option that came from a command line is text."""
-    return number(f"the total of {pool}", int(given, 0) if isinstance(given, str) else given, 0, _MOST)

@@ -209,13 +209,28 @@ def _convert(driver: str, kind: type[MdevParentOps], options: dict[str, str]) ->
         if name not in parameters:
             raise ConfigError(f"{driver} has no option {name}; it has: {', '.join(parameters) or 'none'}")
         try:
-            converted[name] = msgspec.convert(text, hints.get(name, str), strict=False, dec_hook=_from_text)
+            converted[name] = _value_of(text, hints.get(name) or _type_of(parameters[name]))
         except msgspec.ValidationError as error:
             raise ConfigError(f"{driver}: option {name}={text}: {error}") from None
     missing = [name for name, each in parameters.items() if each.default is each.empty and name not in converted]
     if missing:
         raise ConfigError(f"{driver} needs the option {', '.join(missing)}: {driver},{missing[0]}=VALUE")
     return converted
+
+
+def _value_of(text: str, kind: type) -> object:
+    if kind is not int:
+        return msgspec.convert(text, kind, strict=False, dec_hook=_from_text)
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise msgspec.ValidationError(f"Expected `int`, got {text!r}") from None
+
+
+def _type_of(parameter: inspect.Parameter) -> type:
+    """What a signature that was made says of an option; text where it says nothing."""
+    annotation = parameter.annotation
+    return annotation if isinstance(annotation, type) and annotation is not parameter.empty else str
 
 
 def _from_text(kind: type, text: object) -> object:
