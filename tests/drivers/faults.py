@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mdev_user.driver import attributes, device, jobs, levels, parent, pools, saving, snapshot, state, transfer
+from mdev_user.driver import attributes, device, jobs, levels, parent, pools, state
+from mdev_user.driver.saving import snapshot, transfer
+from mdev_user.driver.saving import state as saved_state
 from mdev_user.host.jobs import Jobs
 from mdev_user.pci import config, interrupts
 from mdev_user.pci.masked import Image, MaskedBytes
@@ -90,7 +92,9 @@ def memory_not_saved() -> None:
 @fault("the second of two runs of pages is loaded to the first's place", "behaviour")
 def pages_misplaced() -> None:
     replace(
-        saving, "_fill", lambda real: lambda view, runs, pages: real(view, [(0, count) for _at, count in runs], pages)
+        saved_state,
+        "_fill",
+        lambda real: lambda view, runs, pages: real(view, [(0, count) for _at, count in runs], pages),
     )
 
 
@@ -117,7 +121,7 @@ def levels_not_loaded() -> None:
 
 @fault("loading believes a register's value", "states")
 def register_believed() -> None:
-    replace(saving, "_register", lambda _real: lambda _name, _slot, value: value)
+    replace(saved_state, "_register", lambda _real: lambda _name, _slot, value: value)
 
 
 @fault("loading changes the device before all was checked", "states")

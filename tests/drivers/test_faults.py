@@ -8,9 +8,9 @@ import pytest
 from drivers.everything import Card
 from drivers.faults import FAULTS
 from mdev_user.testing import CheckFailed, check
-from mdev_user.testing.checks import Checks
-from mdev_user.testing.fresh import FreshInterpreters
-from mdev_user.testing.search import Search
+from mdev_user.testing.conformance.checks import Checks
+from mdev_user.testing.conformance.fresh import FreshInterpreters
+from mdev_user.testing.conformance.search import Search
 
 SEARCH = Search(examples=300, seed=0, seconds=0)
 

@@ -9,9 +9,9 @@ from mdev_user.daemon.specification import parse_parent
 from mdev_user.driver.parent import Parent
 from mdev_user.errors import ConfigError
 from mdev_user.host.loader import load_class
-from mdev_user.testing.check import EXAMPLES
-from mdev_user.testing.check import check as check_parent
-from mdev_user.testing.operations import CheckFailed
+from mdev_user.testing.conformance.check import EXAMPLES
+from mdev_user.testing.conformance.check import check as check_parent
+from mdev_user.testing.conformance.operations import CheckFailed
 
 
 def check(

@@ -7,7 +7,7 @@ array a macro of the element's number. A name that is taken already ends in ``_`
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from mdev_user.driver.register_map import BarInfo, FieldInfo, RegisterInfo, RegisterMap
+from mdev_user.driver.inspection.register_map import BarInfo, FieldInfo, RegisterInfo, RegisterMap
 
 _Line = tuple[str, str, str]
 """A name, what it stands for, and a comment; without a name only a comment."""

@@ -2,8 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from mdev_user.driver.inspection.register_map import (
+    BarInfo,
+    FieldInfo,
+    InterruptInfo,
+    MemoryInfo,
+    RegisterInfo,
+    RegisterMap,
+)
 from mdev_user.driver.pools import shown
-from mdev_user.driver.register_map import BarInfo, FieldInfo, InterruptInfo, MemoryInfo, RegisterInfo, RegisterMap
 
 _COLUMNS = ("Offset", "Size", "Name", "Access", "Reset", "Fields", "What it is for")
 

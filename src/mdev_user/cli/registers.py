@@ -9,7 +9,7 @@ from mdev_user.cli.output import print_json, print_line
 from mdev_user.cli.register_header import header
 from mdev_user.cli.register_tables import tables
 from mdev_user.daemon.specification import parse_parent
-from mdev_user.driver.register_map import register_map
+from mdev_user.driver.inspection.register_map import register_map
 from mdev_user.host.loader import load_class
 
 

@@ -18,7 +18,7 @@ from mdev_user.driver.offload import offload
 from mdev_user.driver.parent import Parent
 from mdev_user.driver.parts import Part, Parts
 from mdev_user.driver.pools import Pool, Profile
-from mdev_user.driver.snapshot import SavedJob, Snapshot
+from mdev_user.driver.saving.snapshot import SavedJob, Snapshot
 from mdev_user.driver.state import Saved, Session, Table
 from mdev_user.errors import (
     DmaFault,

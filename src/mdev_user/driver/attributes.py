@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from mdev_user.driver.arity import check_arity
 from mdev_user.driver.members import Member
-from mdev_user.driver.values import Encoded, Kind, encoded
+from mdev_user.driver.saving.kinds import Encoded, Kind, encoded
 from mdev_user.errors import DriverError, InvalidValue, StateError
 from mdev_user.mdev.types import MdevAttribute
 from mdev_user.regs.mistakes import likeliest

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from mdev_user.driver.interrupts import INTX, MSI, MSIX
 from mdev_user.driver.pools import Profile
-from mdev_user.driver.snapshot import Snapshot
+from mdev_user.driver.saving.snapshot import Snapshot
 from mdev_user.driver.unit import Unit
 from mdev_user.errors import DriverError
 from mdev_user.pci.capabilities import Capability

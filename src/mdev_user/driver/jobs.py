@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 from typing_extensions import override
 
 from mdev_user.driver.members import Member
-from mdev_user.driver.values import Encoded, Kind, hints_of
+from mdev_user.driver.saving.kinds import Encoded, Kind, hints_of
 from mdev_user.errors import DriverError, GuestError, StateError
 from mdev_user.regs.mistakes import likeliest
 from mdev_user.regs.refs import Ref

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, get_args, overloa
 
 from typing_extensions import override
 
-from mdev_user.driver.collisions import check_hashes
 from mdev_user.driver.members import Member
-from mdev_user.driver.values import Encoded, Fits, Kind, encoded, is_frozen, pairs_of, type_of
+from mdev_user.driver.saving.collisions import check_hashes
+from mdev_user.driver.saving.kinds import Encoded, Fits, Kind, encoded, is_frozen, pairs_of, type_of
 from mdev_user.errors import DriverError, GuestError, StateError
 from mdev_user.regs.mistakes import number
 

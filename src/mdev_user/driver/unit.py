@@ -11,9 +11,9 @@ from typing_extensions import override
 from mdev_user.driver.dma import Dma
 from mdev_user.driver.plan import Plan
 from mdev_user.driver.pools import Profile
+from mdev_user.driver.saving.kinds import LEAST_INT, MOST_INT
 from mdev_user.driver.state import Saved, Value, exact_kinds
 from mdev_user.driver.undeclared import is_shared_state, stores_to_self
-from mdev_user.driver.values import LEAST_INT, MOST_INT
 from mdev_user.errors import DriverError
 from mdev_user.regs.mistakes import likeliest
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from mdev_user.driver import Device, Parent
 from mdev_user.driver.attributes import carry_settings
-from mdev_user.driver.handover import check_shapes, hand_over, take_back
+from mdev_user.driver.saving.handover import check_shapes, hand_over, take_back
 from mdev_user.errors import Busy, DriverError
 from mdev_user.host.endpoint import Endpoint
 from mdev_user.host.steps import step_within

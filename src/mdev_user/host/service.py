@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from mdev_user.driver.device import MOST_UNMODELLED, Device
-from mdev_user.driver.unmodelled import unmodelled
+from mdev_user.driver.inspection.unmodelled import unmodelled
 from mdev_user.errors import AlreadyExists, NoDevice, NotSupported
 from mdev_user.host.endpoint import Endpoints
 from mdev_user.host.loader import let_go, load_again, load_parent

@@ -4,9 +4,9 @@
 the test's own process, ``daemon`` a real daemon.
 """
 
-from mdev_user.testing.check import check
+from mdev_user.testing.conformance.check import check
+from mdev_user.testing.conformance.migration import both_ways
+from mdev_user.testing.conformance.operations import CheckFailed, Report
 from mdev_user.testing.guest import Guest, NoEnd
-from mdev_user.testing.migration import both_ways
-from mdev_user.testing.operations import CheckFailed, Report
 
 __all__ = ["CheckFailed", "Guest", "NoEnd", "Report", "both_ways", "check"]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from mdev_user import cli
 from mdev_user.cli import register_header
 from mdev_user.driver import MdevParentOps
-from mdev_user.driver.register_map import RegisterMap, register_map
+from mdev_user.driver.inspection.register_map import RegisterMap, register_map
 from mdev_user.drivers.crc import Card
 from unit.driver.queues import QueueCard
 

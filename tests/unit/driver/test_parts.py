@@ -30,8 +30,8 @@ from mdev_user.driver import (
     pending,
     sleep,
 )
+from mdev_user.driver.inspection.register_map import register_map
 from mdev_user.driver.levels import Levels
-from mdev_user.driver.register_map import register_map
 from mdev_user.errors import DriverError
 from mdev_user.units import PAGE
 from mdev_user.vfio.requests import Irq

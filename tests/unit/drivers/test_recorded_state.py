@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mdev_user.driver import Parent, StateError
-from mdev_user.driver.schema import differences, schema_of
+from mdev_user.driver.saving.schema import differences, schema_of
 from mdev_user.drivers.crc import Card as Crc
 from mdev_user.drivers.edu import Card as Edu
 from mdev_user.drivers.mtty import Mtty
