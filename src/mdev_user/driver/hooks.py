@@ -143,6 +143,8 @@ def read_hook(mark: Mark, slot: Slot, method: Hooked) -> ReadHook:
     """The hook for one register; what the method answers is encoded."""
     ref, element = mark.place, slot.element
     encode = ref.encode if ref.wanted is not None else ref.codec.encode
+    if ref.codec == INTEGER and element is None:
+        return ReadHook(ref.lsb, ref.mask, method)  # as it is: the quick way
     if element is None:
         return ReadHook(ref.lsb, ref.mask, lambda owner: encode(method(owner)))
     return ReadHook(ref.lsb, ref.mask, lambda owner: encode(method(owner, element)))
