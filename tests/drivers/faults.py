@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mdev_user.driver import attributes, device, jobs, levels, parent, pools, state
-from mdev_user.driver.saving import snapshot, transfer
+from mdev_user.driver import attributes, device, levels, parent, pools, state, stepping
+from mdev_user.driver.saving import pages, snapshot, transfer
 from mdev_user.driver.saving import state as saved_state
 from mdev_user.host.jobs import Jobs
 from mdev_user.pci import config, interrupts
@@ -92,8 +92,8 @@ def memory_not_saved() -> None:
 @fault("the second of two runs of pages is loaded to the first's place", "behaviour")
 def pages_misplaced() -> None:
     replace(
-        saved_state,
-        "_fill",
+        pages,
+        "fill",
         lambda real: lambda view, runs, pages: real(view, [(0, count) for _at, count in runs], pages),
     )
 
@@ -105,7 +105,7 @@ def job_not_saved() -> None:
 
 @fault("a job that is loaded sleeps from the beginning", "behaviour")
 def sleep_not_saved() -> None:
-    replace(jobs.Slept, "__init__", lambda real: lambda self, _credit=0.0: real(self, 0.0))
+    replace(stepping.Slept, "__init__", lambda real: lambda self, _credit=0.0: real(self, 0.0))
 
 
 @fault("config space is not loaded", "behaviour")

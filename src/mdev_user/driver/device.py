@@ -20,12 +20,13 @@ from mdev_user.driver.attributes import Readable, initial_settings
 from mdev_user.driver.function import ResetKind
 from mdev_user.driver.inspection.decoding import DeviceDecoder
 from mdev_user.driver.inspection.live import named_values
-from mdev_user.driver.jobs import Job, PendingJob, Stepped
+from mdev_user.driver.jobs import Job, PendingJob
 from mdev_user.driver.levels import Levels
 from mdev_user.driver.memory import Memory
 from mdev_user.driver.parts import Parts
 from mdev_user.driver.pools import Profile
 from mdev_user.driver.saving import transfer
+from mdev_user.driver.stepping import Stepped
 from mdev_user.driver.unit import AnyUnit
 from mdev_user.driver.windows import ConfigWindow, MixedWindow, Reads, Window, Writes, memory_part
 from mdev_user.errors import DriverError, GuestError, NoDevice

@@ -1,11 +1,10 @@
 # ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
 """Jobs: the work that a device does by itself, in steps between its awaits.
 
-A job is started by calling it; what is remembered of one that is under way is its name and its arguments. Everything
-that a step did is settled before the guest can see any of it.
+A job is started by calling it; what is remembered of one that is under way is its name and its arguments.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter, iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
@@ -14,53 +13,17 @@ from typing_extensions import override
 
 from mdev_user.driver.members import Member
 from mdev_user.driver.saving.kinds import Encoded, Kind, hints_of
-from mdev_user.errors import DriverError, GuestError, StateError
+from mdev_user.driver.stepping import Slept
+from mdev_user.errors import DriverError, StateError
 from mdev_user.regs.mistakes import likeliest
 from mdev_user.regs.refs import Ref
-from mdev_user.vfio.work import MOST_PENDING, Sleep
+from mdev_user.vfio.work import MOST_PENDING
 
 if TYPE_CHECKING:
     from mdev_user.driver.unit import AnyUnit
 
 F = TypeVar("F", bound="AnyUnit")
 A = ParamSpec("A")
-
-
-class Slept:
-    """How long a job has slept, in seconds of its own time.
-
-    A job that is loaded begins anew and has a *credit*: it sleeps so much less. Thus it is where it was when it was
-    saved, and what it waits for comes when it would have come.
-    """
-
-    __slots__ = ("_asked", "_credit", "_done", "_since")
-
-    def __init__(self, credit: float = 0.0) -> None:
-        self._credit, self._done = credit, 0.0
-        self._since = self._asked = 0.0
-
-    def begin(self, seconds: float, now: float) -> float:
-        """The job sleeps: what of it is still to be slept."""
-        credit = min(max(self._credit - self._done, 0.0), seconds)
-        self._done += credit
-        self._since, self._asked = now, seconds - credit
-        return self._asked
-
-    def end(self) -> None:
-        """The sleep is over; it counts as long as it was meant to be."""
-        self._done, self._asked = self._done + self._asked, 0.0
-
-    def forget(self) -> None:
-        """The job runs once more, from its start."""
-        self._credit = self._done = self._asked = 0.0
-
-    def break_off(self) -> None:
-        """There was no sleep: the host refused it."""
-        self._asked = 0.0
-
-    def seconds(self, now: float) -> float:
-        """So far, the sleep that it is in included."""
-        return max(self._credit, self._done + min(max(now - self._since, 0.0), self._asked))
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,63 +173,3 @@ def _decorator(name: str, kind: type[Job[Any]], busy: Ref[bool] | None, limit: i
         return kind(body, busy, limit)
 
     return decorate
-
-
-class Stepped(Awaitable[None]):
-    """A driver's coroutine with what belongs to the end of each of its steps."""
-
-    def __init__(
-        self,
-        work: Coroutine[object, object, None],
-        slept: Slept,
-        clock: Callable[[], float],
-        settle: Callable[[], None],
-        counted: Callable[[GuestError], None],
-    ) -> None:
-        """``counted`` is told of a guest's error that the host has counted and throws in."""
-        self._work, self._slept, self._clock = work, slept, clock
-        self._settle, self._counted = settle, counted
-
-    @override
-    def __await__(self) -> Generator[object, object, None]:
-        work = self._work
-        resume: Callable[[], object] = lambda: work.send(None)  # noqa: E731 - replaced below
-        while True:
-            try:
-                request = resume()
-            except StopIteration:
-                return
-            self._settle()
-            if isinstance(request, Sleep) and request.seconds > 0:
-                request = Sleep(self._slept.begin(request.seconds, self._clock()))
-            try:
-                outcome = yield request
-            except GeneratorExit:
-                work.close()
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is for the driver's code
-                self._slept.break_off()
-                if isinstance(error, GuestError):
-                    self._counted(error)
-                resume = _Throw(work, error)
-            else:
-                self._slept.end()
-                resume = _Send(work, outcome)
-
-
-@dataclass(frozen=True, slots=True)
-class _Send:
-    work: Coroutine[object, object, None]
-    outcome: object
-
-    def __call__(self) -> object:
-        return self.work.send(self.outcome)
-
-
-@dataclass(frozen=True, slots=True)
-class _Throw:
-    work: Coroutine[object, object, None]
-    error: Exception
-
-    def __call__(self) -> object:
-        return self.work.throw(self.error)

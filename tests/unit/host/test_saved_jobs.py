@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from mdev_user.driver import Device, Function, PciId, Profile, Saved, job, sleep
-from mdev_user.driver.jobs import Slept
+from mdev_user.driver.stepping import Slept
 from mdev_user.host.job_thread import JobThread
 from unit.host.parts import Clock, OpenMdev, eventually
 

@@ -6,8 +6,10 @@ Saving changes nothing. Loading first decodes and checks everything, and only th
 
 from typing import TYPE_CHECKING
 
+from mdev_user.driver.saving.jobs import checked_jobs, jobs_of
+from mdev_user.driver.saving.pages import memory_bytes, memory_of
 from mdev_user.driver.saving.snapshot import Stream, from_bytes, to_bytes, upgraded
-from mdev_user.driver.saving.state import checked, checked_jobs, jobs_of, memory_bytes, memory_of, values_of
+from mdev_user.driver.saving.state import checked, values_of
 from mdev_user.errors import GuestError, StateError
 from mdev_user.pci.config import ConfigState
 from mdev_user.pci.interrupts import InterruptState

@@ -22,9 +22,9 @@ from mdev_user.driver import (
     Sleep,
     StateError,
 )  # fmt: skip
-from mdev_user.driver.jobs import Slept
 from mdev_user.driver.saving import state, transfer
 from mdev_user.driver.saving.snapshot import LARGEST, decoded_snapshot, encoded_stream, from_bytes, to_bytes
+from mdev_user.driver.stepping import Slept
 from mdev_user.errors import NoDevice, errno_of
 from mdev_user.vfio.requests import Irq, Region
 from unit.driver.bench import Bench

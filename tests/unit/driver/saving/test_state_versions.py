@@ -26,7 +26,7 @@ from mdev_user.driver import (
     Table,
     job,
 )  # fmt: skip
-from mdev_user.driver.saving import snapshot, state
+from mdev_user.driver.saving import naming, snapshot
 from mdev_user.driver.saving.schema import differences, schema_of
 from unit.driver.bench import Bench
 
@@ -250,6 +250,6 @@ def test_state_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stranger_cannot_keep_us_looking_for_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert state.meant("totl", ["total"]) == "; did you mean total?"
-    monkeypatch.setattr(state, "MOST_LOOKED_AT", 0)
-    assert state.meant("totl", ["total"]) == ""
+    assert naming.meant("totl", ["total"]) == "; did you mean total?"
+    monkeypatch.setattr(naming, "MOST_LOOKED_AT", 0)
+    assert naming.meant("totl", ["total"]) == ""
