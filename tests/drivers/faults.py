@@ -343,7 +343,7 @@ def busy_stays() -> None:
 @fault("more of a job than its limit are under way", "behaviour")
 def limit_ignored() -> None:
     def started(self: Any, unit: Any, job: Any, work: Any) -> bool:  # Any: as above
-        self._begin(unit, job, work)
+        self.begin(unit, job, work)
         return True
 
     replace(device.Device, "start", lambda _real: started)

@@ -54,8 +54,7 @@ class Device(DeviceOps):
         self.uuid = uuid
         messages, regions = with_vectors(kind, profile, assembly.regions(kind, profile))
         bars = {index: each.bar for index, each in regions.items()}
-        config = ConfigSpace(kind.identity, bars, (*messages, *kind.capabilities))
-        self._pci = PciFunction(config, regions)
+        self._pci = PciFunction(ConfigSpace(kind.identity, bars, (*messages, *kind.capabilities)), regions)
         self._sizes = {index: each.bar.size for index, each in regions.items()}
         self.unmodelled: dict[tuple[int, int, int, bool], int] = {}
         """Accesses to what nobody declared: how often, by region, offset, size, and whether they wrote."""
@@ -74,18 +73,20 @@ class Device(DeviceOps):
         """By region and offset."""
         self.units: dict[str, AnyUnit] = {}
         """By name; the function has none, ``ports[1]`` is a part."""
-        for place in places(kind, profile):
-            self._place(place, profile)
-        self.function: AnyFunction = self.units[""]  # type: ignore[assignment]  # the place without a name
+        function, *parts = places(kind, profile)
+        self.function: AnyFunction = function.make(profile, self)  # type: ignore[assignment]  # the place is its own
+        self._place(function, self.function)
+        for part in parts:
+            self._place(part, part.make(profile, self))
         self._reads, self._writes = Reads(), Writes()
         self._serve(Region.CONFIG, ConfigWindow(self._pci.read_config, self._pci.write_config))
         for index, each in regions.items():
             self._serve(index, self._window(index, each.areas))
         self._renew(ResetKind.POWER_ON)
 
-    def _place(self, place: Place, profile: Profile) -> None:
-        """Make one unit, and what answers at its bars."""
-        plan, unit = place.plan, place.make(profile, self)
+    def _place(self, place: Place, unit: AnyUnit) -> None:
+        """Give a unit its place, and make what answers at its bars."""
+        plan = place.plan
         self.units[place.name] = unit
         for index, bar in plan.bars.items():
             unit._bars[index] = unit._state[bar._name] = type(bar)._on(list(bar._layout.resets), 0)
@@ -100,22 +101,21 @@ class Device(DeviceOps):
             unit._state.update({each._name: () for each in parts})
         else:
             unit._settle = levels.settle
-        computed = place.name and self.units[""]._plan.computes_levels
+        computed = place.name and self.function._plan.computes_levels
         for index, dispatch in (plan.settling_dispatches if computed else plan.dispatches).items():
             region = place.bar + index
             self._spaces[region] = RegisterSpace(dispatch, unit._bars[index]._values, unit, _Watch(self, region, unit))
 
     def _place_part(self, place: Place, part: AnyUnit, levels: Levels) -> None:
         """A part's step can move its own interrupts and those of the function, but no other part's."""
-        function: AnyFunction = self.units[""]  # type: ignore[assignment]  # it is placed first, without a name
-        function._state[place.family] += (part,)
+        self.function._state[place.family] += (part,)
         settle_function = self._levels[0].settle
 
         def settle_both() -> None:
             levels.settle()
             settle_function()
 
-        part._settle = settle_both if function._plan.levels else levels.settle
+        part._settle = settle_both if self.function._plan.levels else levels.settle
 
     # --- the operations of a VFIO device --------------------------------------------------------------------
 
@@ -246,15 +246,17 @@ class Device(DeviceOps):
         try:
             if len(under_way) >= job._limit:
                 raise GuestError(f"{work.name}: {len(under_way)} under way, its limit; this one was not started")
-            self._begin(unit, job, work)
+            self.begin(unit, job, work)
         except GuestError as error:
             self.refuse(error)
             return False
         return True
 
-    def restart(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: as above
-        """Start a job that was under way when the device was saved."""
-        self._begin(unit, job, work)
+    def begin(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: as above
+        """Start a job, whatever is under way; also one that was when the device was saved."""
+        self._spawn(unit, job, work)
+        self.jobs.append(work)
+        _set_busy(unit, work, up=True)
 
     def call_again(self, work: PendingJob) -> None:
         """A worker was called meanwhile: it runs once more when it has ended."""
@@ -281,12 +283,7 @@ class Device(DeviceOps):
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _begin(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: of whatever parameters
-        self._spawn(unit, job, work)
-        self.jobs.append(work)
-        _set_busy(unit, work, up=True)
-
-    def _spawn(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: as above
+    def _spawn(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: of whatever parameters
         running = self._run(unit, job, work)
         self._runner().spawn(running, work.name)
         self._works[work] = running

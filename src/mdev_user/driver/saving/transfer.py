@@ -57,7 +57,7 @@ def load(device: "Device", data: bytes) -> None:
     for each in device._levels:
         each.adopt(levels)
     for unit, job, work, again in jobs:
-        device.restart(unit, job, work)
+        device.begin(unit, job, work)
         if again:
             device.call_again(work)
     device._pci.interrupts.resume()
