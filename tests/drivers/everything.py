@@ -15,8 +15,10 @@ from mdev_user.driver import (
     U32,
     U64,
     WO,
+    Alias,
     Attribute,
     Bar,
+    DeviceRegion,
     Each,
     Field,
     Flag,
@@ -73,6 +75,12 @@ class Regs(Bar, index=0, size=256):
     queue = Each(Queue, at=0x80, count=2, stride=8)
 
 
+class Desk(DeviceRegion, index=9, size=64):
+    """What the device's user has, and not its guest."""
+
+    level, moved = U16(0x00), U16(0x02, RO)
+
+
 class PortRegs(Bar, index=0, size=16):
     level, count = U32(0), U32(4, RO)
 
@@ -98,6 +106,7 @@ class Everything(Function[Slice]):
     total, history, marks = Saved(0), Saved(b""), Saved(0, sticky=True)
     table = Table[int, int](limit=4)
     buffer = Memory(index=1, size=8 * KiB)
+    desk, shown = Desk(), Alias(buffer, index=16)
     used = Attribute(0, writable=False)
     pace = Attribute(10, range=(1, 100))
     done = Interrupt(Regs.status.done, enable=Regs.enable.done)
@@ -142,6 +151,11 @@ class Everything(Function[Slice]):
     def fill(self, value: int) -> None:
         self.buffer[4096 : 4096 + 4] = value.to_bytes(4, "little")
         self.regs.number = value
+
+    @on_write(Desk.level)
+    def move(self, level: int) -> None:
+        self.desk.moved += level
+        self.regs.number = self.desk.moved
 
     @on_write_each(Regs.queue.tail)
     def ring(self, index: int, tail: int) -> None:

@@ -60,6 +60,11 @@ def register_not_saved() -> None:
     replace(transfer, "values_of", lambda real: lambda units: _without(real(units), "regs.result"))
 
 
+@fault("a register of a region beside the BARs is not saved", "behaviour")
+def region_not_saved() -> None:
+    replace(transfer, "values_of", lambda real: lambda units: _without(real(units), "desk.moved"))
+
+
 @fault("the registers of a part are not saved", "behaviour")
 def part_not_saved() -> None:
     replace(transfer, "values_of", lambda real: lambda units: _without(real(units), "ports[0]"))

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from good import Card, Descriptor, Engine, Mode, Regs, Slice
+from good import Card, Descriptor, Engine, Mode, Monitor, Regs, Slice
 
 from mdev_user.driver import (
     U32,
+    Alias,
     Bar,
+    DeviceRegion,
     Function,
+    Instances,
     Interrupt,
     Parent,
     PciId,
@@ -81,6 +84,7 @@ def statements(dev: Engine) -> None:
     dev.waiting["x"] = Descriptor(0, 0)  # mistake (mypy, pyright): the table's keys are ints
     dev.clock = "fast"  # mistake (mypy, pyright): the attribute is an int
     dev.completion.fire(3)  # mistake (mypy, pyright): it is called send
+    dev.monitor.widht = 5  # mistake (mypy, pyright): misspelt register of a region
     dev.vram = bytes(16)  # mistake (mypy, pyright): memory is written, not replaced
 
 
@@ -104,6 +108,25 @@ class Anonymous(Function[Slice]):
 
 
 class Misspelt(Bar, indx=0, size=16): ...  # mistake (mypy, pyright, import): misspelt option of a bar
+
+
+class Region(DeviceRegion, index=9, kind=1): ...  # mistake (mypy, pyright, import): a kind is a RegionType
+
+
+class Ports(DeviceRegion, index=9, io=True): ...  # mistake (mypy, pyright, import): a region has no ports
+
+
+Alias(Regs, index=9)  # mistake (mypy, pyright, import): an alias is of a memory
+Instances("4")  # mistake (mypy, pyright, import): a number of instances
+
+
+@on_write(Monitor.widht)  # mistake (mypy, pyright, import): misspelt register of a region
+def misspelt_register_of_a_region(self: Engine, value: int) -> None: ...
+
+
+class Capable(Function[Slice]):
+    identity = PciId(vendor=1, device=2, class_code=0)
+    capabilities = (b"mine",)  # mistake (mypy, pyright, import): a capability is a value of its own class
 
 
 class Wide(Register, width=8): ...  # mistake (mypy, pyright, import): the option is size, in bytes

@@ -15,13 +15,16 @@ from mdev_user.driver import (
     U32,
     U64,
     WO,
+    Alias,
     Attribute,
     Bar,
+    DeviceRegion,
     DmaFault,
     Each,
     Field,
     Flag,
     Function,
+    Instances,
     Interrupt,
     KiB,
     Memory,
@@ -33,12 +36,14 @@ from mdev_user.driver import (
     Pool,
     Profile,
     Ref,
+    RegionType,
     Register,
     RegisterFile,
     ResetKind,
     Saved,
     Session,
     Table,
+    VendorSpecific,
     attribute,
     job,
     on_read,
@@ -91,6 +96,11 @@ class Regs(Bar, index=0, size=16 * KiB):
     queue = Each(Queue, at=0x100, count=4, stride=0x20)
 
 
+class Monitor(DeviceRegion, index=9, size=64, kind=RegionType(0x8000_1DE5, 1)):
+    width = U32(0)
+    edges = Each(Queue, at=0x20, count=1)
+
+
 class Port(Bar, index=1, size=8, io=True):
     rbr, thr = U8(0, RO), U8(0, WO)
     lcr = Lcr.at(3)
@@ -109,13 +119,18 @@ class Descriptor:
     length: int
 
 
+def size_of(profile: Slice) -> VendorSpecific:
+    return VendorSpecific(profile.memory.to_bytes(8, "little"))
+
+
 class Engine(Function[Slice]):
     identity = PciId(vendor=0x1DE5, device=1, class_code=0x120000)
     vectors = MSIX(8)
-    capabilities = (PciExpress(),)
+    capabilities = (PciExpress(), size_of)
 
-    regs, port = Regs(), Port()
+    regs, port, monitor = Regs(), Port(), Monitor()
     vram = Memory(index=2, size=lambda profile: profile.memory)
+    shown = Alias(vram, index=10, kind=RegionType(1, 2))
     frames = Saved(0)
     current = Saved[Descriptor | None](None)
     waiting = Table[int, Descriptor](limit=16)
@@ -153,6 +168,10 @@ class Engine(Function[Slice]):
         self.waiting[index] = Descriptor(queue.base, tail)
         queue.control.mode = Mode.RUN
 
+    @on_write(Monitor.width)
+    def resize(self, width: int) -> None:
+        self.monitor.width = width & ~1
+
     @on_read(Regs.status.speed)
     def speed(self) -> Speed:
         return Speed.FAST if self.clock > 200 else Speed.SLOW
@@ -189,6 +208,12 @@ class Card(Parent[Slice]):
     function = Engine
     engines, memory = Pool(8, homogeneous=True), Pool(256 * MiB)
     types = {"1": Slice(engines=1, memory=MiB), "4": Slice(engines=4, memory=64 * MiB)}
+
+
+class Few(Parent[Slice]):
+    function = Engine
+    count = Instances(2)
+    types = {"1": Slice(engines=1, memory=MiB)}
 
 
 def names(engine: Engine) -> tuple[int, Mode, Speed, Descriptor | None, int]:

@@ -28,7 +28,8 @@ def _lines(found: RegisterMap, function: str) -> Iterator[_Line]:
         if value is not None:
             yield f"{function}_PCI_{name}", f"0x{value:0{digits}x}", ""
     for bar in found.bars:
-        yield from _bar(bar, function)
+        if bar.is_bar:  # a guest's driver has no other region
+            yield from _bar(bar, function)
     if found.interrupts:
         yield "", "", f"{found.messages} vectors"
     for each in found.interrupts:

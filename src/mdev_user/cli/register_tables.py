@@ -34,14 +34,15 @@ def _identity(found: RegisterMap) -> str:
         device = ids.device if ids.subsystem is None else ids.subsystem
         subsystem = f", subsystem {vendor:04x}:{device:04x}"
     function = f"PCI {ids.vendor:04x}:{ids.device:04x}, class {ids.class_code:06x}, revision {ids.revision:02x}"
-    return f"{function}{subsystem}; {_counted(found.vectors, 'vector')} by {found.messages}."
+    vectors = f"{_counted(found.vectors, 'vector')} by {found.messages}" if found.vectors else "no interrupts"
+    return f"{function}{subsystem}; {vectors}."
 
 
 # --- a BAR ------------------------------------------------------------------------------------------------------
 
 
 def _bar(bar: BarInfo) -> Iterator[str]:
-    yield f"## BAR {bar.index}: {bar.name}"
+    yield f"## {'BAR' if bar.is_bar else 'Region'} {bar.index}: {bar.name}"
     yield from _paragraph(bar.about)
     yield f"{_sizes(bar.sizes)} of {_kind(bar)}."
     if bar.vectors:
@@ -55,6 +56,8 @@ def _bar(bar: BarInfo) -> Iterator[str]:
 
 
 def _kind(bar: BarInfo) -> str:
+    if not bar.is_bar:
+        return "memory that the device's user has, and no guest"
     if bar.io:
         return "I/O ports"
     return f"{'64-bit ' if bar.wide else ''}{'prefetchable ' if bar.prefetchable else ''}memory"

@@ -17,7 +17,8 @@ from mdev_user.driver.memory import Memory
 from mdev_user.driver.offload import offload
 from mdev_user.driver.parent import Parent
 from mdev_user.driver.parts import Part, Parts
-from mdev_user.driver.pools import Pool, Profile
+from mdev_user.driver.pools import Instances, Pool, Profile
+from mdev_user.driver.regions import Alias, DeviceRegion
 from mdev_user.driver.saving.snapshot import SavedJob, Snapshot
 from mdev_user.driver.state import Saved, Session, Table
 from mdev_user.errors import (
@@ -48,6 +49,7 @@ from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.ops import DeviceOps
 from mdev_user.vfio.pci_function import BarRegion, PciFunction
 from mdev_user.vfio.requests import (
+    GFX_EDID,
     Area,
     DeviceInfo,
     GetInfo,
@@ -58,6 +60,7 @@ from mdev_user.vfio.requests import (
     Region,
     RegionFlags,
     RegionInfo,
+    RegionType,
     Reply,
     Request,
     Reset,
@@ -67,6 +70,7 @@ from mdev_user.vfio.work import Sleep
 from mdev_user.vfio_mdev.ops import MdevParentOps
 
 __all__ = [
+    "GFX_EDID",
     "INTX",
     "MSI",
     "MSIX",
@@ -84,6 +88,7 @@ __all__ = [
     "UNIMPL",
     "WO",
     "Access",
+    "Alias",
     "Area",
     "Attribute",
     "Bar",
@@ -92,6 +97,7 @@ __all__ = [
     "Device",
     "DeviceInfo",
     "DeviceOps",
+    "DeviceRegion",
     "Dma",
     "DmaFault",
     "DriverError",
@@ -104,6 +110,7 @@ __all__ = [
     "GetRegionInfo",
     "GiB",
     "GuestError",
+    "Instances",
     "Interrupt",
     "Interrupts",
     "IoBar",
@@ -136,6 +143,7 @@ __all__ = [
     "Region",
     "RegionFlags",
     "RegionInfo",
+    "RegionType",
     "Register",
     "RegisterFile",
     "Reply",

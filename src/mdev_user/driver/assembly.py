@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mdev_user.driver.function import Function
-from mdev_user.driver.interrupts import INTX, MSI, MSIX
+from mdev_user.driver.interrupts import INTX, MSI, MSIX, Message
 from mdev_user.driver.parts import Part, Parts
 from mdev_user.driver.plan import Plan
+from mdev_user.driver.pools import told_of_profile
 from mdev_user.driver.unit import AnyUnit
 from mdev_user.errors import DriverError
 from mdev_user.pci.bars import MemoryBar
 from mdev_user.pci.capabilities import Capability, Msi, Msix
+from mdev_user.pci.config import ConfigSpace
 from mdev_user.units import PAGE
 from mdev_user.vfio.pci_function import BarRegion
 
@@ -86,6 +88,29 @@ def _take(taken: dict[int, str], name: str, bars: Iterable[int]) -> None:
         taken[bar] = name
 
 
+def config_space(
+    function: type[AnyFunction], profile: object, bars: dict[int, BarRegion], messages: Sequence[Capability]
+) -> ConfigSpace:
+    """Of one type of mdev."""
+    windows = {index: each.bar for index, each in bars.items()}
+    capabilities = (*messages, *_capabilities(function, profile))
+    return ConfigSpace(function.identity, windows, capabilities, interrupt_pin=interrupt_pin(function, profile))
+
+
+def _capabilities(function: type[AnyFunction], profile: object) -> list[Capability]:
+    """What the author adds, for one type of mdev."""
+    try:
+        return [each(profile) if callable(each) else each for each in function.capabilities]
+    except AttributeError as error:  # of a profile, whose type no checker knows there
+        raise DriverError(f"{function.__name__}.capabilities: {told_of_profile(error, profile)}") from error
+
+
+def interrupt_pin(function: type[AnyFunction], profile: object) -> int:
+    """INTA where the device can interrupt, or its author says so; otherwise 0."""
+    plans = [place.plan for place in places(function, profile)]
+    return int(function.vectors is not None or any(plan.interrupts or plan.of_kind(Message) for plan in plans))
+
+
 def with_vectors(
     function: type[AnyFunction], profile: object, without: dict[int, BarRegion]
 ) -> tuple[Sequence[Capability], dict[int, BarRegion]]:
@@ -94,7 +119,7 @@ def with_vectors(
     interrupts = sum(len(place.plan.interrupts) for place in places(function, profile))
     if isinstance(vectors, MSIX):
         return _msix(name, vectors, interrupts, without)
-    if isinstance(vectors, INTX):
+    if isinstance(vectors, INTX) or not interrupt_pin(function, profile):
         return (), without
     wanted = vectors.vectors if isinstance(vectors, MSI) else max(1, interrupts)
     if wanted > _MOST_MSI:

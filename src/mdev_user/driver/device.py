@@ -31,7 +31,6 @@ from mdev_user.driver.unit import AnyUnit
 from mdev_user.driver.windows import ConfigWindow, MixedWindow, Reads, Window, Writes, memory_part
 from mdev_user.errors import DriverError, GuestError, NoDevice
 from mdev_user.mdev.types import MdevAttribute
-from mdev_user.pci.config import ConfigSpace
 from mdev_user.regs.space import RegisterSpace
 from mdev_user.vfio.counters import Counters
 from mdev_user.vfio.device import VfioDevice
@@ -39,7 +38,7 @@ from mdev_user.vfio.dma import DmaMappings
 from mdev_user.vfio.inspection import NamedValue
 from mdev_user.vfio.ops import DeviceOps
 from mdev_user.vfio.pci_function import PciFunction
-from mdev_user.vfio.requests import Area, Region, Reply, Request, Reset
+from mdev_user.vfio.requests import REGION_SHIFT, Region, RegionInfo, Reply, Request, Reset
 
 _log = logging.getLogger(__name__)
 
@@ -53,9 +52,9 @@ class Device(DeviceOps):
     def __init__(self, kind: type[AnyFunction], profile: Profile, uuid: UUID) -> None:
         self.uuid = uuid
         messages, regions = with_vectors(kind, profile, assembly.regions(kind, profile))
-        bars = {index: each.bar for index, each in regions.items()}
-        self._pci = PciFunction(ConfigSpace(kind.identity, bars, (*messages, *kind.capabilities)), regions)
-        self._sizes = {index: each.bar.size for index, each in regions.items()}
+        others = kind._plan.device_regions(profile)
+        self._pci = PciFunction(assembly.config_space(kind, profile, regions, messages), regions, others.values())
+        self._sizes = {index: self._pci.region(index).size for index in (*regions, *others)}
         self.unmodelled: dict[tuple[int, int, int, bool], int] = {}
         """Accesses to what nobody declared: how often, by region, offset, size, and whether they wrote."""
         self.jobs: list[PendingJob] = []
@@ -80,8 +79,8 @@ class Device(DeviceOps):
             self._place(part, part.make(profile, self))
         self._reads, self._writes = Reads(), Writes()
         self._serve(Region.CONFIG, ConfigWindow(self._pci.read_config, self._pci.write_config))
-        for index, each in regions.items():
-            self._serve(index, self._window(index, each.areas))
+        for index in (*regions, *others):
+            self._serve(index, self._window(index, self._pci.region(index)))
         self._renew(ResetKind.POWER_ON)
 
     def _place(self, place: Place, unit: AnyUnit) -> None:
@@ -370,10 +369,12 @@ class Device(DeviceOps):
     def _serve(self, region: int, window: Window) -> None:
         self._reads[region], self._writes[region] = window.read, window.write
 
-    def _window(self, index: int, areas: tuple[Area, ...]) -> Window:
+    def _window(self, index: int, info: RegionInfo) -> Window:
         registers = self._spaces.get(index)
         parts = [each for each in self._pci.interrupts.windows() if each.bar == index]
-        parts += [memory_part(index, area, partial(self._memory, index, area.offset)) for area in areas]
+        for area in info.areas:
+            place = divmod(info.offset + area.offset, 1 << REGION_SHIFT)  # an alias lies where its memory does
+            parts.append(memory_part(index, area, partial(self._memory, *place)))
         if registers is not None and not parts:
             return registers
         return MixedWindow(self._sizes[index], parts, registers)

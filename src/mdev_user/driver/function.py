@@ -33,8 +33,9 @@ class ResetKind(Enum):
 class Function(Unit[P]):
     """Subclass it and declare what the device consists of; the rest is derived.
 
-    ``identity`` must be there; ``vectors`` is `MSI` with one vector for each `Interrupt` unless said otherwise;
-    ``capabilities`` are further PCI capabilities. A bar, a `Memory`, `Saved`, `Table`, `Session`, `Attribute`,
+    ``identity`` must be there; ``vectors`` is `MSI` with one vector for each `Interrupt` unless said otherwise, and
+    none, nor a pin, without an `Interrupt` or a `Message`; ``capabilities`` are further PCI capabilities, each
+    one or a function of the profile that gives one. A bar, a `Memory`, `Saved`, `Table`, `Session`, `Attribute`,
     `Interrupt`, `Message`, `Parts`, a `job` and the methods decorated with `on_write` and `on_read` are its members.
     """
 
@@ -46,7 +47,8 @@ class Function(Unit[P]):
 
     identity: ClassVar[PciId]
     vectors: ClassVar[INTX | MSI | MSIX | None] = None
-    capabilities: ClassVar[Sequence[Capability]] = ()
+    # Any: the profile is the driver's own class; a Parent tries the function with each of its types.
+    capabilities: ClassVar[Sequence[Capability | Callable[[Any], Capability]]] = ()
 
     state_version: ClassVar[int] = 1
     """Of what is saved of a device. One more when a declaration changes so that an older state means something else."""
@@ -71,7 +73,12 @@ class Function(Unit[P]):
             )
         if not isinstance(cls.vectors, INTX | MSI | MSIX | None):
             raise DriverError(f"{name}.vectors: expected MSI(n), MSIX(n) or INTX(), given {cls.vectors!r}")
-
+        for each in cls.capabilities:
+            if not callable(each) and not hasattr(each, "image"):
+                raise DriverError(
+                    f"{name}.capabilities: expected some such as PowerManagement(), or functions of the profile, "
+                    f"given {each!r}"
+                )
         _check_versions(cls)
 
     def reset_device(self) -> None:

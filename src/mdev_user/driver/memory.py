@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from mdev_user.driver.members import Member
 from mdev_user.driver.pools import told_of_profile
 from mdev_user.errors import DriverError
+from mdev_user.regs.mistakes import number
 from mdev_user.units import PAGE
+from mdev_user.vfio.requests import MOST_REGIONS, Region, RegionType
 
 if TYPE_CHECKING:
     from mdev_user.driver.unit import AnyUnit
@@ -20,13 +22,26 @@ class Memory(Member):
 
     The guest maps it; ``self.vram`` is a memoryview of its bytes, zero when the device is opened. ``size`` in bytes, a
     power of two and whole pages. With the index of a `Bar` it lies in that bar at ``offset``, beside the pages with
-    registers.
+    registers. With an index from 9 to 31 it is a region of the device's user, which a guest does not see, and its
+    ``kind`` is what a VMM finds it by.
     """
 
-    def __init__(self, *, index: int, size: Size, offset: int = 0, prefetchable: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        index: int,
+        size: Size,
+        offset: int = 0,
+        prefetchable: bool = True,
+        kind: RegionType | None = None,
+    ) -> None:
         if offset % PAGE:
             raise DriverError(f"Memory: offset: expected a multiple of {PAGE:#x}, given {offset:#x}")
-        self._index, self._size, self._offset, self._prefetchable = index, size, offset, prefetchable
+        beyond = index >= Region.COUNT
+        if (kind is not None and not beyond) or (offset and beyond):
+            raise DriverError(f"Memory: index {index}: expected a kind with 9 and up only, an offset with a BAR only")
+        self._index = number("Memory: index", index, 0, MOST_REGIONS - 1)
+        self._size, self._offset, self._prefetchable, self._kind = size, offset, prefetchable, kind
 
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...

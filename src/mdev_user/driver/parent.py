@@ -11,7 +11,7 @@ from mdev_user.driver.attributes import Readable, initial_settings
 from mdev_user.driver.device import Device
 from mdev_user.driver.function import Function
 from mdev_user.driver.members import declarations, of_kind
-from mdev_user.driver.pools import Accounts, Pool, Profile, amounts, check_types, shown
+from mdev_user.driver.pools import Accounts, Instances, Pool, Profile, amounts, check_limits, check_types, shown
 from mdev_user.errors import DriverError
 from mdev_user.mdev.device import Mdev
 from mdev_user.mdev.types import MdevAttribute, MdevType
@@ -28,15 +28,20 @@ class Parent(MdevParentOps, Generic[P]):
     """Subclass it and declare ``function``, a `Pool` for each field of its profile, and ``types``.
 
     ``types`` are profiles by name; the mdev type ``small`` of a function class Crc is ``crc-small``. How many more of
-    each can be created follows from the pools. The pools' totals are options of the parent: ``Card(lanes=16)``. An
-    `Attribute` is a file in the parent's own directory.
+    each can be created follows from the pools, or from `Instances` in their place. The totals are options of the
+    parent: ``Card(lanes=16)``. An `Attribute` is a file in the parent's own directory. ``identity`` is that of the
+    physical device, where it is not the function's.
     """
 
     function: type[Function[P]]
     types: Mapping[str, P]
     _pools: ClassVar[Mapping[str, Pool]] = {}
+    _instances: ClassVar[Mapping[str, Instances]] = {}
+    """At most one, in place of the pools."""
     _is_named: ClassVar[bool] = False
     """Whether the author said what the driver is called, and it is not the function's name."""
+    _is_identified: ClassVar[bool] = False
+    """Whether the author said what the physical device is, and it is not the function's identity."""
     _readables: ClassVar[Mapping[MdevAttribute, Readable]] = {}
 
     @override
@@ -50,14 +55,19 @@ class Parent(MdevParentOps, Generic[P]):
         for each in cls._readables.values():
             each._settle_types(name)  # noqa: SLF001 - our own
         cls._pools = dict(of_kind(members, Pool))
+        cls._instances = dict(of_kind(members, Instances))
+        check_limits(name, cls._pools, cls._instances)
         check_types(name, cls._pools, getattr(cls, "types", None))
         cls._is_named = cls._is_named or "driver_name" in vars(cls)
         if not cls._is_named:
             cls.driver_name = function.__name__.lower()
+        cls._is_identified = cls._is_identified or "identity" in vars(cls)
+        if not cls._is_identified:
+            cls.identity = function.identity
         cls.attributes = tuple(each._mdev_attribute for each in function._plan.attributes)  # noqa: SLF001 - our own
         options = [
-            Parameter(pool, Parameter.KEYWORD_ONLY, default=each.total, annotation=int)
-            for pool, each in cls._pools.items()
+            Parameter(name, Parameter.KEYWORD_ONLY, default=total, annotation=int)
+            for name, total in cls._totals().items()
         ]
         # What inspect, and so whoever takes options from a command line, looks for; an author's own __init__ says more.
         own = cls.__init__ is not Parent.__init__
@@ -67,18 +77,24 @@ class Parent(MdevParentOps, Generic[P]):
 
     def __init__(self, **totals: int) -> None:
         """``totals`` by the name of the pool; the declared ones where not given. A type may then be never available."""
-        for pool in totals.keys() - self._pools.keys():
-            raise DriverError(f"{type(self).__name__} has no pool {pool}{likeliest(pool, self._pools)}")
-        pools = {
-            name: Pool(
-                number(f"the total of {name}", totals.get(name, each.total), 0, _MOST), homogeneous=each.homogeneous
-            )
-            for name, each in self._pools.items()
+        declared = self._totals()
+        for name in totals.keys() - declared.keys():
+            raise DriverError(f"{type(self).__name__} has no pool {name}{likeliest(name, declared)}")
+        given = {
+            name: number(f"the total of {name}", totals.get(name, total), 0, _MOST) for name, total in declared.items()
         }
+        pools = {name: Pool(given[name], homogeneous=each.homogeneous) for name, each in self._pools.items()}
+        self.max_instances = next((given[name] for name in self._instances), None)
         self._accounts = Accounts(pools, self.types)
         # Any: values of all declared types. Each is replaced whole, so that who reads it needs no lock.
         self._settings: dict[str, Any] = initial_settings(self._readables.values())  # Any: as above
         self.mdev_types = tuple(self._mdev_type(name, profile) for name, profile in self.types.items())
+
+    @classmethod
+    def _totals(cls) -> dict[str, int]:
+        """As declared, by name."""
+        pools = {name: each.total for name, each in cls._pools.items()}
+        return {**pools, **{name: each.total for name, each in cls._instances.items()}}
 
     @override
     def create(self, mdev: Mdev) -> Device:

@@ -61,6 +61,8 @@ class Parts(Member, Generic[U]):
             raise DriverError(f"Parts: expected a Part class, given {kind!r}")
         if kind._plan.attributes:
             raise DriverError(f"{kind.__name__}.{kind._plan.attributes[0]._name}: attributes are the function's")
+        for name, _index, _shown in kind._plan.device_region_members:
+            raise DriverError(f"{kind.__name__}.{name}: regions beside the BARs are the function's")
         self._kind, self._count = kind, count
         self._bar = number("Parts: bar", bar, 0, 5)
 

@@ -11,6 +11,7 @@ from mdev_user.driver.interrupts import Interrupt, Message, Pending
 from mdev_user.driver.jobs import Job
 from mdev_user.driver.members import M, declarations, of_kind
 from mdev_user.driver.memory import Memory
+from mdev_user.driver.regions import INDEXES, Alias, DeviceRegion
 from mdev_user.driver.state import Kept
 from mdev_user.errors import DriverError
 from mdev_user.pci.bars import IoBar, MemoryBar
@@ -21,10 +22,11 @@ from mdev_user.regs.refs import Ref
 from mdev_user.regs.slots import Condition, Slot
 from mdev_user.units import PAGE, GiB, align_up
 from mdev_user.vfio.pci_function import BarRegion
-from mdev_user.vfio.requests import Area
+from mdev_user.vfio.requests import REGION_SHIFT, Area, RegionFlags, RegionInfo, RegionType
 
 _Hook = TypeVar("_Hook", ReadHook, WriteHook)
 _Hooks: TypeAlias = dict[int, list[_Hook]]
+_TRAPPED = RegionFlags.READ | RegionFlags.WRITE
 _DECORATORS: dict[str, tuple[bool, bool]] = {
     # writes, of an array
     "on_write": (True, False),
@@ -42,6 +44,7 @@ class Plan:
         self.members = declarations(unit)
         self.bars = _by_index(self.name, self.members)
         self.memories = self.of_kind(Memory)
+        self.aliases = self.of_kind(Alias)
         self.interrupts = self.of_kind(Interrupt)
         self.jobs = dict(of_kind(self.members, Job))
         self.attributes = self.of_kind(Readable)
@@ -79,10 +82,41 @@ class Plan:
 
     def regions(self, profile: object) -> dict[int, BarRegion]:
         """The unit's BARs, for one type of mdev."""
-        regions = {index: _region(bar) for index, bar in self.bars.items()}
+        regions = {index: _region(bar) for index, bar in self.bars.items() if index not in INDEXES}
         for memory in self.memories:
+            if memory._index in INDEXES:
+                continue
             regions[memory._index] = self._with_memory(memory, memory._bytes(profile), regions.get(memory._index))
         return regions
+
+    def device_regions(self, profile: object) -> dict[int, RegionInfo]:
+        """Those beside the BARs, for one type of mdev."""
+        found: dict[int, RegionInfo] = {}
+        for name, info in self._device_regions(profile):
+            if info.index in found:
+                raise DriverError(f"{self.name}.{name}: region {info.index} is there already; give it another index")
+            found[info.index] = info
+        return found
+
+    @property
+    def device_region_members(self) -> list[tuple[str, int, DeviceRegion | Memory]]:
+        """The name and the index of each member that is a region beside the BARs, and what it shows."""
+        windows = [(each._name, each._number, each) for each in self.of_kind(DeviceRegion)]
+        memories = [(each._name, each._index, each) for each in self.memories if each._index in INDEXES]
+        return [*windows, *memories, *((each._name, each._index, each._memory) for each in self.aliases)]
+
+    def _device_regions(self, profile: object) -> Iterator[tuple[str, RegionInfo]]:
+        for window in self.of_kind(DeviceRegion):
+            yield window._name, RegionInfo(window._number, _TRAPPED, window._size, type=window._kind)
+        for memory in self.memories:
+            if memory._index in INDEXES:
+                yield memory._name, _mapped(memory._index, memory._bytes(profile), memory._kind)
+        for alias in self.aliases:
+            memory = alias._memory
+            if memory not in self.memories:
+                raise DriverError(f"{self.name}.{alias._name}: expected a Memory of {self.name}, given another's")
+            offset = (memory._index << REGION_SHIFT) + memory._offset
+            yield alias._name, _mapped(alias._index, memory._bytes(profile), alias._kind, offset)
 
     @property
     def bar_slots(self) -> int:
@@ -175,6 +209,10 @@ def _by_index(unit: str, members: dict[str, object]) -> dict[int, Bar]:
             )
         bars[bar._number] = bar
     return bars
+
+
+def _mapped(index: int, size: int, kind: RegionType | None, offset: int = -1) -> RegionInfo:
+    return RegionInfo(index, _TRAPPED | RegionFlags.MMAP, size, (Area(0, size),), kind, offset)
 
 
 def _region(bar: Bar) -> BarRegion:

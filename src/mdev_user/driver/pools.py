@@ -22,6 +22,9 @@ class Profile:
     description: str | None = field(default=None, kw_only=True)
 
 
+NO_END = (1 << 63) - 1
+"""Available of a type that takes nothing of any pool: the framework counts its `Instances`."""
+
 _TEXTS = {each.name for each in fields(Profile)}
 
 
@@ -36,6 +39,19 @@ class Pool:
             raise DriverError(f"Pool: expected a number of at least 0, given {total!r}")
         self.total = total
         self.homogeneous = homogeneous
+
+
+class Instances:
+    """At most so many mdevs, whatever their types: ``count = Instances(4)``, in place of pools.
+
+    The framework counts them, and refuses one more with EUSERS before the driver hears of it; a pool that is used up
+    refuses with ENOSPC.
+    """
+
+    def __init__(self, total: int) -> None:
+        if not isinstance(total, int) or total < 1:
+            raise DriverError(f"Instances: expected a number of at least 1, given {total!r}")
+        self.total = total
 
 
 class Accounts:
@@ -67,15 +83,20 @@ class Accounts:
         with self._lock:
             self._taken[type_name] -= 1
 
+    def resize(self, pool: str, total: int) -> None:
+        """Let there be so much of a pool from now on; what is taken stays taken, also where that is more."""
+        with self._lock:
+            self._pools[pool] = Pool(total, homogeneous=self._pools[pool].homogeneous)
+
     def free(self, pool: str) -> int:
-        """How much of a pool nobody has."""
+        """How much of a pool nobody has; below 0 after a `resize` to less than was taken."""
         return self._pools[pool].total - sum(count * self._needs[name][pool] for name, count in self._taken.items())
 
     def _available(self, type_name: str) -> int:
         needs = {pool: amount for pool, amount in self._needs[type_name].items() if amount}
         if any(self._is_others(pool, type_name) for pool in needs):
             return 0
-        return min(self.free(pool) // amount for pool, amount in needs.items())
+        return max(0, min((self.free(pool) // amount for pool, amount in needs.items()), default=NO_END))
 
     def _is_others(self, pool: str, type_name: str) -> bool:
         """Whether a homogeneous pool is another type's now."""
@@ -88,7 +109,7 @@ class Accounts:
             if amount and self._is_others(pool, type_name):
                 return f"{pool} is homogeneous, and another type's as long as its mdevs exist"
             if self.free(pool) < amount:
-                return f"{type_name} takes {shown(amount)} of {pool}, {shown(self.free(pool))} are free"
+                return f"{type_name} takes {shown(amount)} of {pool}, {shown(max(0, self.free(pool)))} are free"
         return f"no {type_name} is available"
 
 
@@ -104,10 +125,17 @@ def shown(amount: int) -> str:
     return str(amount)
 
 
+def check_limits(parent: str, pools: Mapping[str, Pool], counts: Mapping[str, Instances]) -> None:
+    """DriverError unless something, and only one kind of thing, ends what can be created."""
+    if not pools and not counts:
+        raise DriverError(f"{parent}: expected at least one Pool, such as instances = Pool(16), or Instances(16)")
+    if counts and (pools or len(counts) > 1):
+        names = ", ".join([*pools, *counts])
+        raise DriverError(f"{parent}: {names}: expected pools, or one Instances in their place: mdevs are counted once")
+
+
 def check_types(parent: str, pools: Mapping[str, Pool], types: object) -> None:
     """DriverError unless every type says, for every pool, how much it takes, and one of it fits in the parent."""
-    if not pools:
-        raise DriverError(f"{parent}: expected at least one Pool, such as instances = Pool(16)")
     if not isinstance(types, Mapping) or not types:
         raise DriverError(f"{parent}: types: expected a dict of profiles by the name of the type, given {types!r}")
     for name, profile in types.items():
@@ -137,5 +165,5 @@ def _check_profile(what: str, pools: Mapping[str, Pool], profile: Profile) -> No
             raise DriverError(f"{what}: {_no_field(profile, pool, settings)}")
         if not isinstance(amount, int) or not 0 <= amount <= each.total:
             raise DriverError(f"{what}: {pool}: expected a number from 0 to {each.total}, the pool's, given {amount!r}")
-    if not any(amounts(profile, pools).values()):
+    if pools and not any(amounts(profile, pools).values()):
         raise DriverError(f"{what} takes nothing of any pool: there would be no end to its instances")

@@ -63,7 +63,7 @@ class Unit(Generic[P]):
         self._name, self.profile, self.dma = name, profile, Dma(device)
         self._device = device
         # Any: the bars' own classes, by their index in the unit; the descriptor of each knows which.
-        self._bars: list[Any] = [None] * 6  # Any: as above
+        self._bars: dict[int, Any] = {}  # Any: as above
         # Any: values of all declared types, by the name of the member.
         self._state: dict[str, Any] = self.__dict__  # Any: as above
         self._settings: dict[str, Any] = {}  # Any: as above

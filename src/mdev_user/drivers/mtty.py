@@ -180,7 +180,3 @@ class Mtty(Parent[Slice]):
         "1": Slice(ports=1, pretty_name="Single port serial", description=""),
         "2": Slice(ports=2, pretty_name="Dual port serial", description=""),
     }
-
-    @attribute(group="mtty_dev")
-    def sample_mtty_dev(self) -> str:
-        return "This is phy device"

@@ -5,15 +5,10 @@ libraries it was built for and runs through their own ELF interpreter, so neithe
 kernel is Debian's cloud flavour: a third of the full one's size, with the PCI 8250 driver built in.
 """
 
-import fcntl
-import os
 import platform
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +16,8 @@ import msgspec
 
 from mdev_user.guests import kernel_image
 from mdev_user.guests.archive import Archive, RigError, debian_mirror, missing_tool, unpack
-from mdev_user.units import MiB
+from mdev_user.guests.cached import CachedFolder, Progress, cache_folder, cost
+from mdev_user.guests.foreign import LIBRARIES, interpreter, libraries, program_output
 
 DEVICE = "vfio-user-pci"
 RELEASE = "trixie"  # kernel, busybox and QEMU's libraries
@@ -29,13 +25,8 @@ QEMU_RELEASE = "trixie-backports"  # the first to have QEMU >= 10.1
 KERNEL_METAPACKAGE = "linux-image-cloud-amd64"
 
 _FOLDER = "rig-1"  # the number is the layout's version: raise it when what lies in the folder changes
-_BUILDING = f"{_FOLDER}.building-"
 _STAMP = "stamp.json"
-_LIBRARIES = "usr/lib/x86_64-linux-gnu"
-_INTERPRETER = "ld-linux-x86-64.so.2"
-_PROBE_SECONDS = 60
-
-Progress = Callable[[str], None]
+_UNPACK_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +51,6 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     kernel: str
     kernel_release: str
     applets: tuple[str, ...]
-
-
-def cache_folder() -> Path:
-    """Where the rig is kept: $MDEV_USER_CACHE, or mdev-user below $XDG_CACHE_HOME or ~/.cache."""
-    if own := os.environ.get("MDEV_USER_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mdev-user"
 
 
 def find_rig(cache: Path | None = None) -> Rig | None:
@@ -100,14 +84,7 @@ def build_rig(progress: Progress, cache: Path | None = None) -> Rig:
     Raises:
         RigError: it cannot be had here; the text says why.
     """
-    cache = (cache or cache_folder()).absolute()
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with _build_lock(cache, progress):
-            return find_rig(cache) or _build(cache, progress)
-    except OSError as error:
-        message = f"the rig cannot be written to {cache}: {error}"
-        raise RigError(message) from error
+    return CachedFolder(_FOLDER, "the guest rig", find_rig, _fill).build(progress, cache)
 
 
 def host_qemu() -> tuple[tuple[str, ...], str] | None:
@@ -129,44 +106,8 @@ def parse_version(text: str) -> str:
     return words[words.index("version") + 1] if "version" in words[:-1] else "unknown"
 
 
-@contextmanager
-def _build_lock(cache: Path, progress: Progress) -> Iterator[None]:
-    # flock: the kernel releases it however the builder ends
-    with (cache / f"{_FOLDER}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("waiting for another process that is building the guest rig")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _build(cache: Path, progress: Progress) -> Rig:
-    _check_machine()
-    for left_behind in cache.glob(f"{_BUILDING}*"):  # we hold the lock, so its builder is dead
-        shutil.rmtree(left_behind, ignore_errors=True)  # its apt-get may still be writing: then the next build's turn
-    started = time.monotonic()
-    work = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=cache))
-    try:
-        _fill(work, progress)
-        final = cache / _FOLDER
-        if final.exists():  # of another machine state: without QEMU, or without a stamp
-            final.rename(work / "replaced")
-        (work / "rig").rename(final)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    rig = find_rig(cache)
-    if rig is None:
-        message = f"the rig just built in {cache / _FOLDER} is not usable"
-        raise RigError(message)
-    progress(
-        f"guest rig ready: QEMU {rig.qemu_version}, Linux {rig.kernel_release}, "
-        f"{_size(cache / _FOLDER) // MiB} MiB in {time.monotonic() - started:.0f} s"
-    )
-    return rig
-
-
-def _check_machine() -> None:
+def check_machine() -> None:
+    """RigError where the rig, or another folder made of Debian packages, cannot be built."""
     if platform.machine() != "x86_64":
         message = f"the rig is made for x86_64, this machine is {platform.machine()}"
         raise RigError(message)
@@ -177,6 +118,8 @@ def _check_machine() -> None:
 
 
 def _fill(work: Path, progress: Progress) -> None:
+    check_machine()
+    started = time.monotonic()
     rig = work / "rig"
     rig.mkdir()
     archive = Archive(work / "apt", debian_mirror(), (RELEASE, QEMU_RELEASE))
@@ -199,6 +142,8 @@ def _fill(work: Path, progress: Progress) -> None:
         applets=tuple(program_output([str(busybox), "--list"]).split()),
     )
     (rig / _STAMP).write_bytes(msgspec.json.format(msgspec.json.encode(stamp)))
+    version = stamp.qemu_version or (host[1] if host else "")
+    progress(f"guest rig ready: QEMU {version}, Linux {stamp.kernel_release}, {cost(rig, started)}")
 
 
 def _install_busybox(unpacked: Path, rig: Path) -> Path:
@@ -211,7 +156,7 @@ def _install_qemu(unpacked: Path, rig: Path) -> str:
     for part in ("lib", "share"):
         (target / part).mkdir(parents=True)
     binary = shutil.copy2(unpacked / "usr/bin/qemu-system-x86_64", target)
-    for library in _libraries(unpacked, Path(binary)):
+    for library in libraries([unpacked / LIBRARIES], Path(binary)):
         shutil.copy2(library, target / "lib")
     firmware = ((unpacked / "usr/share/qemu").glob("*.bin"), (unpacked / "usr/share/seabios").glob("*.bin"))
     for blob in (blob for folder in firmware for blob in folder):
@@ -224,19 +169,9 @@ def _install_qemu(unpacked: Path, rig: Path) -> str:
     return version
 
 
-def _libraries(unpacked: Path, binary: Path) -> list[Path]:
-    folder = unpacked / _LIBRARIES
-    listing = program_output(
-        [str(folder / _INTERPRETER), "--inhibit-cache", "--library-path", str(folder), "--list", str(binary)]
-    )
-    found = (word for line in listing.splitlines() for word in line.split() if word.startswith(str(folder)))
-    return [Path(library) for library in {*found, str(folder / _INTERPRETER)}]
-
-
 def _bundled_qemu(rig: Path) -> tuple[str, ...]:
     qemu = rig / "qemu"
-    interpreter = (str(qemu / "lib" / _INTERPRETER), "--inhibit-cache", "--library-path", str(qemu / "lib"))
-    return (*interpreter, str(qemu / "qemu-system-x86_64"), "-L", str(qemu / "share"))
+    return (*interpreter(qemu / "lib"), str(qemu / "qemu-system-x86_64"), "-L", str(qemu / "share"))
 
 
 def _install_kernel(unpacked: Path, rig: Path) -> str:
@@ -254,38 +189,15 @@ def _install_kernel(unpacked: Path, rig: Path) -> str:
 
 def _unpack_zstd(unpacked: Path, packed: bytes) -> bytes:
     # Python has zstd from 3.14 on; until then the archive's own program, run like its QEMU
-    folder = unpacked / _LIBRARIES
-    command = [str(folder / _INTERPRETER), "--inhibit-cache", "--library-path", str(folder)]
+    command = interpreter(unpacked / LIBRARIES)
     done = subprocess.run(
         [*command, str(unpacked / "usr/bin/zstd"), "-dcq"],
         input=packed,
         capture_output=True,
-        timeout=_PROBE_SECONDS,
+        timeout=_UNPACK_SECONDS,
         check=False,
     )
     if done.returncode:
         message = f"the guest kernel cannot be unpacked: {done.stderr.decode(errors='replace').strip()}"
         raise RigError(message)
     return done.stdout
-
-
-def program_output(command: list[str]) -> str:
-    """What ``command`` prints; nothing where it cannot run, which each caller judges."""
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-            timeout=_PROBE_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout
-
-
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

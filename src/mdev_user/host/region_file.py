@@ -10,9 +10,9 @@ import os
 
 from mdev_user.errors import DriverError
 from mdev_user.units import PAGE
-from mdev_user.vfio.requests import REGION_SHIFT, Region
+from mdev_user.vfio.requests import MOST_REGIONS, REGION_SHIFT
 
-_SIZE = (Region.COUNT + 1) << REGION_SHIFT
+_SIZE = MOST_REGIONS << REGION_SHIFT
 # Nobody who holds the file may change its size: a guest's mapping of it stays valid, and so does ours.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -37,6 +37,8 @@ class RegionFile:
     def view(self, index: int, size: int) -> memoryview:
         """The bytes of a region; the same ones at every call."""
         if index not in self._maps:
+            if not 0 <= index < MOST_REGIONS:
+                raise DriverError(f"region {index}: expected an index from 0 to {MOST_REGIONS - 1}")
             if size <= 0 or size % PAGE or size > 1 << REGION_SHIFT:
                 raise DriverError(f"region {index}: expected a size in pages of {PAGE}, given {size}")
             self._maps[index] = mmap.mmap(self.fd, size, offset=index << REGION_SHIFT)

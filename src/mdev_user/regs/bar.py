@@ -30,6 +30,7 @@ class Bar(Map):
 
     __slots__ = ("_name",)
 
+    _indexes: ClassVar[range] = range(6)
     _number: ClassVar[int] = -1
     _size: ClassVar[int] = 0
     _io: ClassVar[bool] = False
@@ -54,7 +55,8 @@ class Bar(Map):
             if value is not None:
                 setattr(cls, name, value)
         name = cls.__name__
-        number(f"{name}: index (class {name}(Bar, index=..., size=...))", cls._number, 0, 5)
+        kind, most = cls.__bases__[0].__name__, cls._indexes[-1]
+        number(f"{name}: index (class {name}({kind}, index=..., size=...))", cls._number, cls._indexes[0], most)
         if not isinstance(cls._size, int) or not is_power_of_two(cls._size):
             raise DriverError(f"{name}: size: expected a power of two of bytes, given {_shown(cls._size)}")
         cls._place = Place(cls)

@@ -4,10 +4,10 @@ What Linux's vfio-pci core does for hardware: the config space, the answers to t
 whichever of INTx, MSI and MSI-X the guest enabled. A driver written by hand holds one for each of its mdevs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from mdev_user.errors import GuestError, UnknownRequest
+from mdev_user.errors import DriverError, GuestError, UnknownRequest
 from mdev_user.pci.bars import Bar
 from mdev_user.pci.config import ConfigSpace
 from mdev_user.pci.interrupts import InterruptKind, Interrupts, Window
@@ -15,6 +15,7 @@ from mdev_user.vfio.counters import Counters
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.irqs import IrqTable
 from mdev_user.vfio.requests import (
+    MOST_REGIONS,
     Area,
     DeviceFlags,
     DeviceInfo,
@@ -46,10 +47,14 @@ class BarRegion:
 class PciFunction:
     """One function. Between `open` and `close` its interrupts reach a user; used under the step lock."""
 
-    __slots__ = ("_regions", "_windows", "config", "interrupts", "irqs")
+    __slots__ = ("_count", "_regions", "_windows", "config", "interrupts", "irqs")
 
-    def __init__(self, config: ConfigSpace, bars: Mapping[int, BarRegion]) -> None:
-        """``bars`` by region index, as declared to ``config``."""
+    def __init__(self, config: ConfigSpace, bars: Mapping[int, BarRegion], others: Iterable[RegionInfo] = ()) -> None:
+        """``bars`` by region index, as declared to ``config``; ``others`` are device-specific regions, from 9 on.
+
+        Those that follow index 8 without a gap are counted in VFIO_DEVICE_GET_INFO; of one beyond a gap a user learns
+        elsewhere.
+        """
         self.config = config
         self.interrupts = Interrupts(config, self._drive_pin, self._send_message)
         self.irqs = self._table(Counters())
@@ -61,6 +66,9 @@ class PciFunction:
         for index, each in bars.items():
             flags = _READ_WRITE | (RegionFlags.MMAP if each.areas else RegionFlags(0))
             self._regions[index] = RegionInfo(index, flags, each.bar.size, each.areas)
+        for region in others:
+            self._add(region)
+        self._count = next(index for index in range(MOST_REGIONS + 1) if index not in self._regions)
 
     def open(self, device: VfioDevice) -> None:
         """A user opened the device: config space and interrupts as after power-on."""
@@ -91,9 +99,9 @@ class PciFunction:
         match request:
             case GetInfo():
                 flags = DeviceFlags.PCI | DeviceFlags.RESET
-                return DeviceInfo(flags, int(Region.COUNT), int(Irq.COUNT))
+                return DeviceInfo(flags, self._count, int(Irq.COUNT))
             case GetRegionInfo(index):
-                return self._region(index)
+                return self.region(index)
             case GetIrqInfo(index):
                 return self.irqs.info(index)
             case SetIrqs():
@@ -112,14 +120,23 @@ class PciFunction:
 
     def mmap(self, region: int, offset: int, length: int) -> None:
         """Only what was declared as an area of a BAR may be mapped. EINVAL otherwise."""
-        for area in self._region(region).areas:
+        for area in self.region(region).areas:
             if area.offset <= offset and offset + length <= area.offset + area.size:
                 return
         raise GuestError(f"region {region} has no mappable area at {offset:#x} of {length:#x} bytes")
 
-    def _region(self, index: int) -> RegionInfo:
+    def _add(self, region: RegionInfo) -> None:
+        if not Region.COUNT <= region.index < MOST_REGIONS or region.index in self._regions:
+            raise DriverError(
+                f"region {region.index}: expected one of its own, from {int(Region.COUNT)} to {MOST_REGIONS - 1}"
+            )
+        self._regions[region.index] = region
+
+    def region(self, index: int) -> RegionInfo:
+        """EINVAL for an index that the device does not have."""
         if index not in self._regions:
-            raise GuestError(f"region index {index}: expected 0 to {Region.COUNT - 1}")
+            others = [str(each) for each in sorted(self._regions) if each >= Region.COUNT]
+            raise GuestError(f"region index {index}: expected {', '.join([f'0 to {Region.COUNT - 1}', *others])}")
         return self._regions[index]
 
     def _set_irqs(self, request: SetIrqs) -> None:

@@ -78,19 +78,46 @@ class Area:
     size: int
 
 
+REGION_SHIFT = 40
+"""A region's offset in the device's file is ``index << REGION_SHIFT`` (so a region is at most 1 TiB)."""
+MOST_REGIONS = 32
+"""Indexes that a device may use, those of PCI included."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionType:
+    """What a device-specific region is: VFIO_REGION_INFO_CAP_TYPE.
+
+    A ``type`` with bit 31 is a PCI vendor's own: ``RegionType(0x8000_0000 | vendor, subtype)``.
+    """
+
+    type: int
+    subtype: int
+
+
+GFX_EDID = RegionType(1, 1)
+"""Through which a user describes the monitor: VFIO_REGION_TYPE_GFX, VFIO_REGION_SUBTYPE_GFX_EDID."""
+
+
 @dataclass(frozen=True, slots=True)
 class RegionInfo:
     """Answer to GetRegionInfo.
 
     ``size`` is in bytes, 0 for a region that is not there. ``areas`` are the parts that may be mapped when the
-    region has the flag MMAP; none means all of it. Where a region lies in the device's file is not the driver's
-    business: it is always ``index << 40``.
+    region has the flag MMAP; none means all of it. A device-specific region may have a ``type``. ``offset`` is where
+    it lies in the device's file; a driver gives it only for a region that shows the bytes of another.
     """
 
     index: int
     flags: RegionFlags
     size: int
     areas: tuple[Area, ...] = ()
+    type: RegionType | None = None
+    offset: int = -1
+
+    def __post_init__(self) -> None:
+        if self.offset < 0:
+            object.__setattr__(self, "offset", self.index << REGION_SHIFT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +194,3 @@ class Reset:
 
 Request = GetInfo | GetRegionInfo | GetIrqInfo | SetIrqs | Reset
 Reply = DeviceInfo | RegionInfo | IrqInfo | None
-
-REGION_SHIFT = 40
-"""A region's offset in the device's file is ``index << REGION_SHIFT`` (so a region is at most 1 TiB)."""

@@ -14,7 +14,17 @@ from typing import Protocol, Self, TypeVar
 
 from mdev_user.errors import DmaFault, MdevUserError, PeerError, errno_of
 from mdev_user.vfio.dma import DmaFlags
-from mdev_user.vfio.requests import Area, DeviceFlags, DeviceInfo, Irq, IrqAction, IrqFlags, IrqInfo, RegionFlags
+from mdev_user.vfio.requests import (
+    Area,
+    DeviceFlags,
+    DeviceInfo,
+    Irq,
+    IrqAction,
+    IrqFlags,
+    IrqInfo,
+    RegionFlags,
+    RegionType,
+)
 from mdev_user.vfio_user import messages as m
 from mdev_user.vfio_user.commands import NUMBERS, Reply, Request, Role
 from mdev_user.vfio_user.connection import Answered, Asked, Connection, Event, Fds, Refused, RemoteError
@@ -59,6 +69,7 @@ class ClientRegion:
     offset: int
     areas: tuple[Area, ...]
     fd: int
+    type: RegionType | None = None
 
 
 class Client:
@@ -106,7 +117,7 @@ class Client:
             close_fds(fds.take())
             reply, fds = self._ask_with(m.DeviceGetRegionInfo(index, reply.argsz), m.RegionInfoReply)
         fd = next(iter(fds.take()), -1)
-        return ClientRegion(index, RegionFlags(reply.flags), reply.size, reply.offset, reply.areas, fd)
+        return ClientRegion(index, RegionFlags(reply.flags), reply.size, reply.offset, reply.areas, fd, reply.type)
 
     def irq_info(self, index: int) -> IrqInfo:
         reply = self._ask(m.DeviceGetIrqInfo(index), m.IrqInfoReply)

@@ -90,8 +90,8 @@ class DeviceRequests:
         info = self._device.region_info(request.index)
         areas = self._mappable(info)
         flags = info.flags & _REGION_FLAGS if areas else info.flags & _REGION_FLAGS & ~RegionFlags.MMAP
-        sparse = areas if info.areas else ()
-        reply = m.RegionInfoReply(request.index, flags, info.size, request.index << REGION_SHIFT, sparse)
+        sparse = () if areas == (Area(0, info.size),) else areas
+        reply = m.RegionInfoReply(request.index, flags, info.size, info.offset, sparse, type=info.type)
         fds = (self._device.memory_fd,) if areas and reply.fits(request.argsz) else ()
         return reply.encode_within(request.argsz), fds
 

@@ -11,8 +11,9 @@ from struct import Struct
 from typing import Self
 
 from mdev_user.errors import GuestError
-from mdev_user.vfio.requests import Area, IrqAction
+from mdev_user.vfio.requests import Area, IrqAction, RegionType
 from mdev_user.vfio_user.framing import LARGEST_DATA
+from mdev_user.vfio_user.region_capabilities import chain_size, decode_chain, encode_chain
 
 ACCESS = Struct("=QII")
 """offset, region, count: what every region access begins with, in both directions."""
@@ -31,13 +32,8 @@ _IRQ_INFO = Struct("=IIII")
 _SET_IRQS = Struct("=IIIII")
 _DMA = Struct("=QQ")
 _DMA_WRITE_REPLIES = {12: Struct("=QI"), 16: _DMA}
-_CAPABILITY = Struct("=HHI")
-_SPARSE = Struct("=II")
-_AREA = Struct("=QQ")
 
-_CAP_SPARSE_MMAP = 1
 _REGION_FLAG_CAPS = 8
-_MOST_AREAS = 1024
 
 _DATA_NONE, _DATA_BOOL, _DATA_EVENTFD = 0x1, 0x2, 0x4
 _DATA_MASK, _ACTION_MASK = 0x07, 0x38
@@ -131,7 +127,10 @@ class DeviceGetRegionInfo:
 
 @dataclass(frozen=True, slots=True)
 class RegionInfoReply:
-    """The reply to DEVICE_GET_REGION_INFO: 32 bytes and, where only parts can be mapped, SPARSE_MMAP."""
+    """The reply to DEVICE_GET_REGION_INFO: 32 bytes and a chain of capabilities, where it has some.
+
+    SPARSE_MMAP where only parts can be mapped, TYPE for a device-specific region that says what it is.
+    """
 
     index: int
     flags: int
@@ -140,11 +139,11 @@ class RegionInfoReply:
     areas: tuple[Area, ...] = ()
     argsz: int = 0
     """When decoded: bytes of the full reply. It is computed when encoded."""
+    type: RegionType | None = None
 
     @property
     def full_size(self) -> int:
-        chain = _CAPABILITY.size + _SPARSE.size + _AREA.size * len(self.areas) if self.areas else 0
-        return _REGION_INFO.size + chain
+        return _REGION_INFO.size + chain_size(self.areas, self.type)
 
     def fits(self, argsz: int) -> bool:
         """Whether a client that takes ``argsz`` bytes gets capabilities and fd, or must ask again."""
@@ -155,26 +154,20 @@ class RegionInfoReply:
 
     def encode_within(self, argsz: int) -> bytes:
         """In at most ``argsz`` bytes; when that is too little, the fixed part, whose argsz says how much it takes."""
-        full = self.full_size
-        if not self.areas or not self.fits(argsz):
+        full, begin = self.full_size, _REGION_INFO.size
+        if full == begin or not self.fits(argsz):  # QEMU refuses a CAPS without an offset, which Linux would give
             return _REGION_INFO.pack(full, self.flags, self.index, 0, self.size, self.offset)
         flags = self.flags | _REGION_FLAG_CAPS
-        return b"".join(
-            (
-                _REGION_INFO.pack(full, flags, self.index, _REGION_INFO.size, self.size, self.offset),
-                _CAPABILITY.pack(_CAP_SPARSE_MMAP, 1, 0),
-                _SPARSE.pack(len(self.areas), 0),
-                *(_AREA.pack(area.offset, area.size) for area in self.areas),
-            )
-        )
+        fixed = _REGION_INFO.pack(full, flags, self.index, begin, self.size, self.offset)
+        return fixed + encode_chain(self.areas, self.type, begin)
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:
         if len(payload) < _REGION_INFO.size:
             raise GuestError(_wrong_size(_REGION_INFO.size, payload))
         argsz, flags, index, cap_offset, size, offset = _REGION_INFO.unpack_from(payload)
-        areas = _sparse_areas(payload, cap_offset) if flags & _REGION_FLAG_CAPS and cap_offset else ()
-        return cls(index, flags, size, offset, areas, argsz)
+        areas, kind = decode_chain(payload, cap_offset) if flags & _REGION_FLAG_CAPS else ((), None)
+        return cls(index, flags, size, offset, areas, argsz, kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,26 +460,3 @@ def _check_access(offset: int, count: int) -> None:
         raise GuestError(f"access of {count} bytes: expected 1 to {LARGEST_DATA}")
     if offset + count > TOP:
         raise GuestError(f"access at {offset:#x} of {count} bytes leaves the 64-bit range")
-
-
-def _sparse_areas(payload: bytes, cap_offset: int) -> tuple[Area, ...]:
-    """The areas of the SPARSE_MMAP capability in a chain that a hostile server may have bent (loops, outside)."""
-    at, seen = cap_offset, 0
-    while at:
-        if at < seen + _CAPABILITY.size or at + _CAPABILITY.size > len(payload):
-            raise GuestError(f"capability at {at}: expected chained forward within {len(payload)} bytes")
-        kind, _version, following = _CAPABILITY.unpack_from(payload, at)
-        if kind == _CAP_SPARSE_MMAP:
-            return _areas(payload, at + _CAPABILITY.size)
-        at, seen = following, at
-    return ()
-
-
-def _areas(payload: bytes, at: int) -> tuple[Area, ...]:
-    if at + _SPARSE.size > len(payload):
-        raise GuestError("the SPARSE_MMAP capability is cut off")
-    count, _reserved = _SPARSE.unpack_from(payload, at)
-    first = at + _SPARSE.size
-    if count > _MOST_AREAS or first + count * _AREA.size > len(payload):
-        raise GuestError(f"SPARSE_MMAP with {count} areas does not lie in {len(payload)} bytes")
-    return tuple(Area(*_AREA.unpack_from(payload, first + i * _AREA.size)) for i in range(count))

@@ -14,6 +14,7 @@ from mdev_user.driver import (
     Attribute,
     DriverError,
     Function,
+    Instances,
     Interrupt,
     Memory,
     NoSpace,
@@ -25,7 +26,7 @@ from mdev_user.driver import (
     pending,
 )
 from mdev_user.driver.pools import Accounts, shown
-from mdev_user.errors import InvalidValue
+from mdev_user.errors import InvalidValue, NoInstances
 from mdev_user.host.loader import load_parent
 from mdev_user.testing.local import LocalHost
 from mdev_user.units import GiB, MiB
@@ -79,6 +80,23 @@ def test_driver_is_called_like_its_function_unless_it_says_so() -> None:
     assert [each.driver_name for each in (OtherCard, Named, StillNamed)] == ["other", "named", "named"]
 
 
+def test_identity_is_that_of_the_function_unless_it_says_so() -> None:
+    class Other(Sample):
+        identity = PciId(vendor=0x1DE5, device=5, class_code=0x120000)
+
+    class OtherCard(Card):
+        function = Other
+
+    class Physical(Card):
+        identity = PciId(vendor=0x1DE5, device=0x104, class_code=0x120000)
+
+    class StillPhysical(Physical):
+        function = Other
+
+    found = [each.identity.device for each in (Card, OtherCard, Physical, StillPhysical) if each.identity is not None]
+    assert found == [4, 5, 0x104, 0x104]
+
+
 class Clocked(Parent[Slice]):
     """With files of its own."""
 
@@ -119,6 +137,34 @@ def test_fields_of_a_profile_that_are_no_pools_are_settings() -> None:
 
     (told,) = Display().mdev_types
     assert (told.pretty_name, told.description) == ("HD", None)
+
+
+class Counted(Parent[Slice]):
+    function = Sample
+    count = Instances(4)
+    types = {"small": Slice(1, 16), "large": Slice(4, 64, description="four")}
+
+
+def test_instances_are_counted_by_the_framework_over_all_types() -> None:
+    """And refused with EUSERS before the driver, or anybody who listens, hears of it."""
+    with LocalHost() as host:
+        parent = host.bus.register_parent("counted", Counted(count=2))
+        made = [host.create(parent, f"sample-{name}") for name in ("small", "large")]
+        heard: list[object] = []
+        host.bus.subscribe(heard.append)
+        with pytest.raises(NoInstances):
+            host.create(parent, "sample-small")
+        assert heard == []
+        host.bus.remove(made[0].uuid)
+        assert [host.bus.available(parent, each) for each in parent.types.values()] == [1, 1]
+
+
+def test_parent_with_instances_describes_no_pools() -> None:
+    assert [each.description for each in Counted().mdev_types] == [None, "four"]
+    assert (Counted().max_instances, Counted(count=0).max_instances, Card().max_instances) == (4, 0, None)
+    assert str(inspect.signature(Counted)) == "(*, count: int = 4)"
+    with pytest.raises(DriverError, match=r"Counted has no pool cuont; did you mean count\?"):
+        Counted(cuont=1)
 
 
 def test_sizes_are_shown_in_their_unit() -> None:
@@ -289,6 +335,24 @@ def negative_pool() -> None:
     Pool(-1)
 
 
+def instances_beside_a_pool() -> None:
+    class Wrong(Parent[Slice]):
+        function = Sample
+        lanes, buffer, count = Pool(8), Pool(8), Instances(4)
+        types = {"one": Slice(1, 1)}
+
+
+def two_instances() -> None:
+    class Wrong(Parent[Slice]):
+        function = Sample
+        count, more = Instances(4), Instances(5)
+        types = {"one": Slice(1, 1)}
+
+
+def no_instances() -> None:
+    Instances(0)
+
+
 @pytest.mark.parametrize(
     ("declare", "message"),
     [
@@ -302,6 +366,9 @@ def negative_pool() -> None:
         (type_no_profile, "Wrong: types['one']: expected a Profile, given 1"),
         (size_misspelt, "frame: size: Slice has no field bufer; did you mean buffer?"),
         (negative_pool, "Pool: expected a number of at least 0, given -1"),
+        (instances_beside_a_pool, "Wrong: lanes, buffer, count: expected pools, or one Instances in their place"),
+        (two_instances, "Wrong: count, more: expected pools, or one Instances in their place"),
+        (no_instances, "Instances: expected a number of at least 1, given 0"),
         (field_missing, "Wrong: types['one']: Narrow has no field buffer; add it: buffer: int"),
     ],
 )

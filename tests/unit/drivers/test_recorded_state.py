@@ -16,13 +16,16 @@ from mdev_user.driver import Parent, StateError
 from mdev_user.driver.saving.schema import differences, schema_of
 from mdev_user.drivers.crc import Card as Crc
 from mdev_user.drivers.edu import Card as Edu
+from mdev_user.drivers.mbochs import Mbochs
+from mdev_user.drivers.mdpy import Mdpy
 from mdev_user.drivers.mtty import Mtty
 from mdev_user.errors import GuestError
+from mdev_user.vfio.requests import Region
 from unit.driver.bench import Bench
 
 FOLDER = Path(__file__).resolve().parents[2] / "state"
 AnyParent = type[Parent[Any]]  # Any: of whatever profile
-PARENTS: dict[str, AnyParent] = {"crc": Crc, "edu": Edu, "mtty": Mtty}
+PARENTS: dict[str, AnyParent] = {"crc": Crc, "edu": Edu, "mbochs": Mbochs, "mdpy": Mdpy, "mtty": Mtty}
 RECORD = "MDEV_USER_RECORD_STATE=1 python -m pytest tests/unit/drivers/test_recorded_state.py"
 ACCESSES = 200
 
@@ -39,6 +42,8 @@ def in_use(parent: AnyParent) -> Bench:
         for _ in range(ACCESSES):
             slot = random.choice(slots)
             bench.write(slot.offset, random.randbytes(slot.size), region)
+    if not bench.device._spaces:  # config space is all that it remembers
+        bench.write(0x10, b"\x00\x00\x00\xe0", Region.CONFIG)
     if bench.jobs.waiting:
         with suppress(GuestError):
             bench.jobs.step()

@@ -11,7 +11,8 @@ import pytest
 
 from mdev_user.guests import rig
 from mdev_user.guests.archive import RigError
-from mdev_user.guests.rig import Stamp, build_rig, cache_folder, find_rig, has_device, parse_version
+from mdev_user.guests.cached import cache_folder
+from mdev_user.guests.rig import Stamp, build_rig, find_rig, has_device, parse_version
 
 HOST = (("/usr/bin/qemu-system-x86_64",), "11.2.0")
 HELP = 'name "vfio-pci", bus PCI, desc "..."\nname "vfio-user-pci", bus PCI, desc "VFIO over socket"\n'
@@ -33,7 +34,7 @@ def no_progress(_line: str) -> None:
 @pytest.fixture
 def without_host_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rig, "host_qemu", lambda: None)
-    monkeypatch.setattr(rig, "_check_machine", lambda: None)
+    monkeypatch.setattr(rig, "check_machine", lambda: None)
     monkeypatch.setattr(rig, "_fill", fill)
 
 
@@ -107,7 +108,7 @@ def test_a_damaged_stamp_is_no_rig_and_is_built_anew(tmp_path: Path, stamp: byte
 def test_a_second_build_does_nothing(tmp_path: Path) -> None:
     lines: list[str] = []
     build_rig(lines.append, tmp_path)
-    assert "filling" in lines
+    assert lines == ["filling"]
     lines.clear()
     build_rig(lines.append, tmp_path)
     assert lines == []

@@ -10,7 +10,7 @@ import pytest
 from mdev_user.errors import DriverError
 from mdev_user.host.region_file import RegionFile
 from mdev_user.units import MiB
-from mdev_user.vfio.requests import REGION_SHIFT
+from mdev_user.vfio.requests import MOST_REGIONS, REGION_SHIFT
 
 
 @pytest.fixture
@@ -39,15 +39,15 @@ def test_a_region_lies_at_its_index_and_both_sides_see_the_same_bytes(file: Regi
 
 
 def test_terabytes_of_regions_cost_only_the_touched_pages(file: RegionFile) -> None:
-    for index in range(9):
+    for index in (*range(8), MOST_REGIONS - 1):
         file.view(index, MiB)[0] = 1
     status = os.fstat(file.fd)
-    assert status.st_size == 10 << REGION_SHIFT
+    assert status.st_size == MOST_REGIONS << REGION_SHIFT
     # One page each; where the kernel gives shmem huge pages, one of these.
     assert status.st_blocks * 512 <= 9 * 2 * MiB
 
 
-@pytest.mark.parametrize("size", [0, 4096, (10 << REGION_SHIFT) + 4096])
+@pytest.mark.parametrize("size", [0, 4096, (MOST_REGIONS << REGION_SHIFT) + 4096])
 def test_nobody_who_has_the_file_can_change_its_size(file: RegionFile, size: int) -> None:
     with pytest.raises(PermissionError):
         os.ftruncate(file.fd, size)
@@ -89,3 +89,9 @@ def test_a_view_that_a_driver_keeps_does_not_keep_the_fd(file: RegionFile) -> No
 def test_a_region_has_a_size_in_pages(file: RegionFile, size: int) -> None:
     with pytest.raises(DriverError, match="expected a size in pages"):
         file.view(0, size)
+
+
+@pytest.mark.parametrize("index", [-1, MOST_REGIONS])
+def test_a_region_has_an_index_that_fits_the_file(file: RegionFile, index: int) -> None:
+    with pytest.raises(DriverError, match="expected an index from 0 to 31"):
+        file.view(index, 4096)

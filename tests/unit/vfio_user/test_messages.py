@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mdev_user.errors import GuestError, UnknownRequest
-from mdev_user.vfio.requests import Area, IrqAction
+from mdev_user.vfio.requests import GFX_EDID, Area, IrqAction, RegionType
 from mdev_user.vfio_user import messages as m
 from mdev_user.vfio_user.commands import KINDS, NUMBERS, Reply, Request, decode_reply, unknown
 from mdev_user.vfio_user.framing import Command, Header, command_message, error_message, reply_message
@@ -22,6 +22,7 @@ u32 = st.integers(0, (1 << 32) - 1)
 u64 = st.integers(0, (1 << 64) - 1)
 data = st.binary(min_size=1, max_size=64)
 areas = st.lists(st.builds(Area, u64, u64), min_size=1, max_size=4).map(tuple)
+kinds = st.none() | st.builds(RegionType, u32, u32)
 near = st.integers(0, 1 << 63)
 
 REQUESTS = st.one_of(
@@ -77,16 +78,23 @@ def test_a_reply_survives_its_encoding(name: str) -> None:
 
 
 @QUIET
-@given(index=u32, flags=st.integers(0, 7), size=u64, offset=u64, areas=areas)
-def test_region_information_with_areas_survives_its_encoding(
-    index: int, flags: int, size: int, offset: int, areas: tuple[Area, ...]
+@given(index=u32, flags=st.integers(0, 7), size=u64, offset=u64, areas=areas, kind=kinds)
+def test_region_information_with_capabilities_survives_its_encoding(
+    index: int, flags: int, size: int, offset: int, areas: tuple[Area, ...], kind: RegionType | None
 ) -> None:
-    reply = m.RegionInfoReply(index, flags, size, offset, areas)
+    reply = m.RegionInfoReply(index, flags, size, offset, areas, type=kind)
     found = m.RegionInfoReply.decode(reply.encode())
     assert (found.index, found.flags, found.size, found.offset) == (index, flags | 8, size, offset)
-    assert found.areas == areas
-    assert found.argsz == len(reply.encode()) == 48 + 16 * len(areas)
+    assert (found.areas, found.type) == (areas, kind)
+    assert found.argsz == len(reply.encode()) == 48 + 16 * len(areas) + (16 if kind else 0)
     assert len(reply.encode_within(found.argsz - 1)) == 32
+
+
+def test_type_of_a_region_is_encoded_as_linux_does() -> None:
+    """The chain that the kernel's mbochs gives (region-info-9)."""
+    reply = m.RegionInfoReply(9, 3, 0x1000, 0, type=GFX_EDID).encode()
+    assert struct.unpack_from("=IIII", reply) == (48, 0xB, 9, 32)
+    assert reply[32:].hex() == "0200010000000000" + "0100000001000000"
 
 
 @QUIET
@@ -116,6 +124,7 @@ def sparse(count: int, areas: bytes = b"", following: int = 0) -> bytes:
         region_info(32, sparse(0)[:12]),
         region_info(32, sparse(2, bytes(16))),
         region_info(32, sparse((1 << 32) - 1)),
+        region_info(32, struct.pack("=HHII", 2, 1, 0, 1)),
         region_info(32, struct.pack("=HHI", 9, 1, 32)),
         region_info(40, struct.pack("=HHIHHI", 9, 1, 0, 9, 1, 32)),
     ],

@@ -18,7 +18,9 @@ from mdev_user.driver.interrupts import Pending
 from mdev_user.driver.memory import Memory
 from mdev_user.driver.parent import Parent
 from mdev_user.driver.pools import Profile
+from mdev_user.driver.regions import DeviceRegion
 from mdev_user.errors import DriverError
+from mdev_user.pci.bars import BAR_SLOTS
 from mdev_user.pci.capabilities import Capability, Msix
 from mdev_user.pci.identity import PciId
 from mdev_user.regs.arrays import Each
@@ -113,6 +115,11 @@ class BarInfo(Struct, frozen=True, kw_only=True):
     """Whether it holds the MSI-X table."""
     about: str
 
+    @property
+    def is_bar(self) -> bool:
+        """Whether a guest sees it; a device-specific region only the device's user has."""
+        return self.index < BAR_SLOTS
+
 
 class InterruptInfo(Struct, frozen=True, kw_only=True):
     """A level, and what makes it rise."""
@@ -134,10 +141,11 @@ class RegisterMap(Struct, frozen=True, kw_only=True):
     about: str
     identity: PciId
     messages: str
-    """MSI, MSI-X, or INTx where there are none."""
+    """MSI, MSI-X, or INTx where there are none; none without any interrupt."""
     vectors: int
     interrupts: list[InterruptInfo]
     bars: list[BarInfo]
+    """And, from index 9 on, the regions that only the device's user has."""
 
 
 _Regions = Mapping[str, Mapping[int, BarRegion]]
@@ -155,6 +163,7 @@ def register_map(kind: type[MdevParentOps]) -> RegisterMap:
     function = kind.function
     made = {name: with_vectors(function, each, assembly.regions(function, each)) for name, each in kind.types.items()}
     capabilities = next(iter(made.values()))[0]
+    pin = assembly.interrupt_pin(function, next(iter(kind.types.values())))
     placed = _placed(function, kind.types.values())
     interrupts = [_interrupt(place, number) for place in placed for number in range(len(place.plan.interrupts))]
     return RegisterMap(
@@ -162,16 +171,19 @@ def register_map(kind: type[MdevParentOps]) -> RegisterMap:
         function=function.__name__,
         about=_about(function),
         identity=function.identity,
-        messages=_messages(capabilities),
-        vectors=getattr(function.vectors, "vectors", max(1, len(interrupts))),
+        messages=_messages(capabilities, pin),
+        vectors=getattr(function.vectors, "vectors", max(int(bool(pin)), len(interrupts))),
         interrupts=interrupts,
-        bars=list(_bars(placed, {name: each for name, (_capabilities, each) in made.items()})),
+        bars=[
+            *_bars(placed, {name: each for name, (_capabilities, each) in made.items()}),
+            *_device_regions(function, kind.types),
+        ],
     )
 
 
-def _messages(capabilities: Sequence[Capability]) -> str:
+def _messages(capabilities: Sequence[Capability], pin: int) -> str:
     if not capabilities:
-        return "INTx"
+        return "INTx" if pin else "none"
     return "MSI-X" if isinstance(capabilities[0], Msix) else "MSI"
 
 
@@ -208,6 +220,30 @@ def _bar(owner: Place | None, index: int, regions: _Regions) -> BarInfo:
         vectors=not names,
         about=_about(type(bar)) if bar is not None else "",
     )
+
+
+def _device_regions(function: type[AnyFunction], types: Mapping[str, Profile]) -> Iterator[BarInfo]:
+    plan = function._plan
+    sizes: dict[int, dict[str, int]] = {}
+    for type_name, profile in types.items():
+        for index, info in plan.device_regions(profile).items():
+            sizes.setdefault(index, {})[type_name] = info.size
+    for name, index, shown in plan.device_region_members:
+        window = shown if isinstance(shown, DeviceRegion) else None
+        memory = shown if isinstance(shown, Memory) else None
+        yield BarInfo(
+            index=index,
+            name=name,
+            sizes=sizes[index],
+            io=False,
+            wide=False,
+            prefetchable=False,
+            same_as=None,
+            registers=_registers(type(window)) if window else [],
+            memories=[MemoryInfo(name=memory._name, offset=0, sizes=sizes[index])] if memory else [],
+            vectors=False,
+            about=_about(type(window)) if window else "",
+        )
 
 
 def _memory(memory: Memory, index: int, regions: _Regions) -> MemoryInfo:

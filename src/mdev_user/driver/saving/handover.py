@@ -12,7 +12,7 @@ from mdev_user.driver.device import Device
 from mdev_user.driver.function import ResetKind
 from mdev_user.errors import DriverError, GuestError, StateError
 from mdev_user.vfio.device import VfioDevice
-from mdev_user.vfio.requests import GetIrqInfo, GetRegionInfo, Irq, Region
+from mdev_user.vfio.requests import MOST_REGIONS, GetIrqInfo, GetRegionInfo, Irq, Region, Reply
 
 
 def check_shapes(old: Device, new: Device) -> None:
@@ -20,10 +20,10 @@ def check_shapes(old: Device, new: Device) -> None:
 
     Otherwise ``new`` has the config space and the settings of ``old``.
     """
-    for index in range(Region.COUNT):
-        before, after = (each.ioctl(GetRegionInfo(index)) for each in (old, new))
-        if before != after:
-            raise DriverError(f"BAR {index} is another one: its users would have to open the device again")
+    for index in range(MOST_REGIONS):
+        if _region(old, index) != _region(new, index):
+            what = "BAR" if index < Region.COUNT else "region"
+            raise DriverError(f"{what} {index} is another one: its users would have to open the device again")
     for irq in Irq:
         if irq is not Irq.COUNT and old.ioctl(GetIrqInfo(irq)) != new.ioctl(GetIrqInfo(irq)):
             raise DriverError(f"{irq.name} has other vectors: its users would have to open the device again")
@@ -92,3 +92,11 @@ def _reset(old: Device, new: Device) -> None:
     """As VFIO_DEVICE_RESET leaves a device: config space and the MSI-X table as they were, and nothing pending."""
     new._pci.interrupts.load(replace(old._pci.interrupts.save(), levels=0, pending=0))
     new._reset(ResetKind.FUNCTION)
+
+
+def _region(device: Device, index: int) -> Reply:
+    """None for one that is not there."""
+    try:
+        return device.ioctl(GetRegionInfo(index))
+    except GuestError:
+        return None

@@ -32,7 +32,7 @@ def schema_of(function: type[Function[Any]]) -> Schema:  # Any: of whatever prof
         "format": FORMAT,
         "identity": repr(function.identity),
         "vectors": repr(function.vectors),
-        "capabilities": [repr(each) for each in function.capabilities],
+        "capabilities": [_capability(each) for each in function.capabilities],
         "interrupts": [each._name for each in plan.interrupts],
     }
     for name, value in _unit(plan):
@@ -54,6 +54,11 @@ def differences(recorded: Schema, now: Schema) -> tuple[list[str], list[str]]:
         if now.get(name) != value and name != "state_version"
     ]
     return changed, [f"{name}: {value}" for name, value in now.items() if name not in recorded]
+
+
+def _capability(each: object) -> str:
+    """One of a profile has no text here: a config space takes over none but its own."""
+    return f"by type: {getattr(each, '__name__', '')}" if callable(each) else repr(each)
 
 
 def _unit(plan: Plan) -> Iterator[tuple[str, object]]:

@@ -1,0 +1,85 @@
+"""The display kernel: Debian's full flavour, which has the DRM drivers that the rig's cloud flavour is built without.
+
+It is three times the rig's in download, so that it comes for itself: who needs no display never waits for it.
+"""
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from mdev_user.guests.archive import Archive, debian_mirror, unpack
+from mdev_user.guests.cached import CachedFolder, Progress, cache_folder, cost
+from mdev_user.guests.rig import RELEASE, Rig, check_machine
+
+METAPACKAGE = "linux-image-amd64"
+
+_FOLDER = "display-1"
+_STAMP = "stamp.json"
+_MODULES = ("drivers/gpu", "drivers/video")
+"""Of the full kernel's 100 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class DisplayKernel:
+    """A kernel to boot, and the folder of its modules for displays (``kernel/drivers/gpu/...``, each .ko.xz)."""
+
+    image: Path
+    release: str
+    modules: Path
+
+    def of(self, rig: Rig) -> Rig:
+        """The rig with this kernel in place of its own."""
+        return replace(rig, kernel=self.image, kernel_release=self.release, modules=self.modules)
+
+
+class Stamp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a complete folder says of itself; written last."""
+
+    release: str
+
+
+def find_display_kernel(cache: Path | None = None) -> DisplayKernel | None:
+    """The kernel if this machine has it already; the network is never asked."""
+    folder = (cache or cache_folder()) / _FOLDER
+    try:
+        stamp = msgspec.json.decode((folder / _STAMP).read_bytes(), type=Stamp)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    return DisplayKernel(folder / "vmlinuz", stamp.release, folder / "modules")
+
+
+def build_display_kernel(progress: Progress, cache: Path | None = None) -> DisplayKernel:
+    """The kernel, fetched now if it is not there (see ``CachedFolder.build``).
+
+    Raises:
+        RigError: it cannot be had here; the text says why.
+    """
+    return CachedFolder(_FOLDER, "the display kernel", find_display_kernel, _fill).build(progress, cache)
+
+
+def _fill(work: Path, progress: Progress) -> None:
+    check_machine()
+    started = time.monotonic()
+    archive = Archive(work / "apt", debian_mirror(), (RELEASE,))
+    progress(f"display kernel: reading the package lists of {RELEASE}")
+    archive.update()
+    progress("display kernel: fetching the full kernel (about 110 MB)")
+    package = archive.fetch_alone(archive.dependency(METAPACKAGE, "linux-image-"))
+    unpack([package], work / "unpacked")
+    folder = work / "display"
+    stamp = Stamp(release=_install(work / "unpacked", folder))
+    (folder / _STAMP).write_bytes(msgspec.json.format(msgspec.json.encode(stamp)))
+    progress(f"display kernel ready: Linux {stamp.release}, {cost(folder, started)}")
+
+
+def _install(unpacked: Path, folder: Path) -> str:
+    """Keep what displays need; the kernel's release."""
+    (all_modules,) = (unpacked / "usr/lib/modules").iterdir()
+    for each in _MODULES:
+        (folder / "modules/kernel" / each).parent.mkdir(parents=True, exist_ok=True)
+        (all_modules / "kernel" / each).rename(folder / "modules/kernel" / each)
+    shutil.copy2(next((unpacked / "boot").glob("vmlinuz-*")), folder / "vmlinuz")
+    return all_modules.name
