@@ -10,3 +10,6 @@ class c_timespec(ctypes.Structure):  # noqa: N801 - its name there
 # Mounts, serves until unmounted, and returns; RuntimeError(the exit code of libfuse) when it could not mount.
 class FUSE:
     def __init__(self, operations: object, mountpoint: str, raw_fi: bool = ..., **options: str | int) -> None: ...
+
+# uid, gid and pid of who asked for what the calling thread is doing.
+def fuse_get_context() -> tuple[int, int, int]: ...

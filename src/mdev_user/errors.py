@@ -75,7 +75,7 @@ class NoDevice(MdevError):
 
 
 class NotReady(MdevError):
-    """The mdev is still being created, or is already being removed."""
+    """The mdev is still being created, or is already being removed; or its parent cannot go while it is in use."""
 
     errno = _errno.EAGAIN
 

@@ -67,6 +67,18 @@ def test_ten_blocked_removes_fill_a_tree_with_libfuses_own_limit() -> None:
         assert [each.wait(SECONDS) for each in removers] == [0] * 12
 
 
+def test_a_parent_with_an_mdev_in_use_cannot_be_unregistered() -> None:
+    with RunningDaemon("mtty") as daemon:
+        uuid = daemon.create("mtty-1")
+        with client_process(daemon, uuid) as client:
+            with pytest.raises(Refused, match=rf"{uuid} is in use by pid {client.pid} \(python.*\(EAGAIN\)"):
+                daemon.control.unregister_parent("mtty")
+            assert client.read(0, LSR) == 0x60
+        eventually(lambda: daemon.control.mdev(uuid).client is None, "the client is gone")
+        daemon.control.unregister_parent("mtty")
+        assert daemon.control.mdevs() == []
+
+
 def test_a_remove_of_an_mdev_in_use_names_its_user(daemon: RunningDaemon) -> None:
     uuid = daemon.create("mtty-1")
     with client_process(daemon, uuid) as client:

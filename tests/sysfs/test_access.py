@@ -6,6 +6,7 @@ import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -92,6 +93,36 @@ def test_who_is_given_a_file_may_use_it_and_nobody_else(mounted: Mounted, device
     assert mounted.names("bus/mdev/devices") == [str(UUID1)]
 
 
+@as_root
+def test_a_group_that_is_given_the_files_may_use_them_and_their_owner_may_change_them(mounted: Mounted) -> None:
+    folder = (mounted / MTTY).resolve()
+    mounted.root.chmod(0o755)
+    os.chown(folder / "create", 0, NOBODY)
+    (folder / "create").chmod(0o220)
+    assert as_nobody(f"echo {UUID1} > create && ls devices", folder) == f"{UUID1}\n"
+    remove = f"devices/{UUID1}/remove"
+    os.chown(folder / remove, NOBODY, -1)
+    assert "Operation not permitted" in as_nobody(f"chown 0 {remove}", folder)
+    assert "Permission denied" in as_nobody(f"echo add > devices/{UUID1}/uevent", folder)
+    assert as_nobody(f"chmod 600 {remove} && cat {remove}", folder).endswith("Input/output error\n")
+    assert as_nobody(f"echo 1 > {remove}; ls devices", folder) == ""
+
+
+def test_what_copies_files_copies_the_text(mounted: Mounted, device: Path) -> None:
+    """Programs that trust st_size, or have the kernel copy."""
+    with TemporaryDirectory(dir="/tmp") as folder:
+        copy = Path(folder, "copy")
+        for command in (
+            'cp "$0" "$1"',
+            'dd status=none bs=7 if="$0" of="$1"',
+            'cat "$0" > "$1"',
+            'head -c 99 "$0" > "$1"',
+        ):
+            subprocess.run(["bash", "-c", command, str(device / "vendor/sample_mdev_dev"), str(copy)], check=True)
+            assert copy.read_text() == f"This is MDEV {UUID1}\n", command
+            copy.unlink()
+
+
 @pytest.mark.parametrize(
     ("refused", "expected"),
     [
@@ -175,7 +206,7 @@ def test_every_change_is_seen_by_the_next_system_call(mounted: Mounted) -> None:
     for _ in range(100):
         assert write(create, str(UUID1).encode()) == 36
         assert device.is_symlink()
-        assert read(device / "uevent") == "DRIVER=vfio_mdev\n"
+        assert read(device / "uevent") == "DRIVER=mtty\n"
         assert str(UUID1) in mounted.names(f"{MTTY}/devices")
         assert write(device / "remove", b"1") == 1
         assert not device.is_symlink()
@@ -188,6 +219,6 @@ def test_links_resolve_inside_the_tree(mounted: Mounted, device: Path) -> None:
     assert device.resolve() == real / f"devices/virtual/mtty/mtty/{UUID1}"
     assert (device / "mdev_type").resolve().name == "mtty-1"
     assert (device / "iommu_group").resolve() == real / "kernel/iommu_groups/0"
-    assert (device / "driver").resolve() == real / "bus/mdev/drivers/vfio_mdev"
+    assert (device / "driver").resolve() == real / "bus/mdev/drivers/mtty"
     assert (device / "subsystem").resolve() == real / "bus/mdev"
     assert (device / "vfio-dev/vfio0/device").resolve() == device.resolve()

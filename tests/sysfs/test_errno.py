@@ -14,7 +14,7 @@ pytestmark = pytest.mark.fuse
 
 TEXT = str(UUID1).encode()
 CREATE = "class/mdev_bus/mtty/mdev_supported_types/mtty-1/create"
-DRIVER = "bus/mdev/drivers/vfio_mdev"
+DRIVER = "bus/mdev/drivers/mtty"
 DEVICE = f"bus/mdev/devices/{UUID1}"
 ALL_ONES = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
@@ -77,7 +77,7 @@ def test_a_taken_uuid_is_eexist_everywhere(mounted: Mounted, path: str, text: by
 
 
 def test_a_taken_uuid_is_eexist_while_unbound_and_when_full(mounted: Mounted) -> None:
-    mounted.scene.bus.unbind(mounted.scene.create(), "vfio_mdev")
+    mounted.scene.bus.unbind(mounted.scene.create(), "mtty")
     mounted.scene.mtty.free = 0
     assert write(mounted / CREATE, TEXT) == -errno.EEXIST
 
@@ -133,7 +133,7 @@ def test_what_is_no_number_is_einval(mounted: Mounted, text: bytes) -> None:
         remove_of(UUID1),
         f"class/mdev_bus/mtty/mdev_supported_types/mtty-1/devices/{UUID1}/remove",
         f"devices/virtual/mtty/mtty/{UUID1}/remove",
-        f"bus/mdev/drivers/vfio_mdev/{UUID1}/remove",
+        f"bus/mdev/drivers/mtty/{UUID1}/remove",
     ],
 )
 def test_every_way_to_remove_is_the_same(mounted: Mounted, path: str) -> None:

@@ -4,14 +4,18 @@ import errno
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 from threading import Event as Flag
+from uuid import UUID
 
 import pytest
+from typing_extensions import override
 
+from mdev_user.mdev.device import Mdev
+from mdev_user.mdev.parent import MdevParent
 from sysfs.access import read, write
 from sysfs.mounted import Mounted, mounted_scene
 from unit.sysfs.scene import MDPY, MTTY, MTTY_TYPES, PATIENCE, UUID1, UUID2, until, uuid_of
@@ -67,6 +71,60 @@ def test_of_many_removes_one_wins(mounted: Mounted) -> None:
         assert mounted.names("bus/mdev/devices") == []
 
 
+def test_creates_that_race_the_end_of_their_parent_are_made_and_gone_or_refused(mounted: Mounted) -> None:
+    mounted.scene.mtty.free = 1000
+    for round_ in range(5):
+        parent = mounted.scene.bus.parent("mtty")
+        texts = [str(uuid_of(100 * round_ + number)).encode() for number in range(12)]
+
+        def unregister(parent: MdevParent = parent) -> int:
+            mounted.scene.bus.unregister_parent(parent)
+            return 0
+
+        actions = [*writers([mounted / CREATES[0], mounted / CREATES[1]] * 6, texts), unregister]
+        assert set(at_once(actions)) <= {0, 36, -errno.ENODEV, -errno.ENOENT}
+        assert mounted.names("bus/mdev/devices") == mounted.names("kernel/iommu_groups") == []
+        assert not (mounted / "devices/virtual/mtty").exists()
+        assert mounted.scene.mtty.free == 1000
+        mounted.scene.bus.register_parent("mtty", mounted.scene.mtty)
+
+
+class Unlocked:
+    """Instead of a lock."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+class Meeting(dict[UUID, Mdev]):
+    """What is on the bus; two who look up the same UUID at once meet there, if nothing keeps them apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._both = Barrier(2)
+
+    @override
+    def __contains__(self, uuid: object) -> bool:
+        found = super().__contains__(uuid)
+        with suppress(BrokenBarrierError):
+            self._both.wait(1.0)
+        return found
+
+
+@pytest.mark.parametrize(("locked", "winners"), [(True, 1), (False, 2)])
+def test_without_the_lock_two_creates_of_one_uuid_would_win(mounted: Mounted, locked: bool, winners: int) -> None:
+    """The negative control, and with the lock the same two threads."""
+    bus = mounted.scene.bus
+    bus._mdevs = Meeting()
+    if not locked:
+        bus._lock = Unlocked()  # type: ignore[assignment]  # a lock in form only
+    paths = [mounted / CREATES[index] for index in range(2)]
+    assert at_once(writers(paths, [str(UUID1).encode()] * 2))[36] == winners
+
+
 @contextmanager
 def blocked_removes(mounted: Mounted, number: int) -> Iterator[list[Future[int]]]:
     """Removes of mdevs that are in use, each in its thread, until the block ends."""
@@ -91,7 +149,7 @@ def use_everything(mounted: Mounted) -> None:
     assert mounted.names("class/mdev_bus") == ["mdpy", "mtty"]
     assert read(mounted / f"{MTTY}/name") == "Single port serial\n"
     assert write(mounted / CREATES[0], str(UUID1).encode()) == 36
-    assert read(mounted / f"bus/mdev/devices/{UUID1}/uevent") == "DRIVER=vfio_mdev\n"
+    assert read(mounted / f"bus/mdev/devices/{UUID1}/uevent") == "DRIVER=mtty\n"
     assert write(mounted / f"bus/mdev/devices/{UUID1}/remove", b"1") == 1
 
 

@@ -22,17 +22,22 @@ _COMMANDS = {
     "list": "list_mdevs",
     "show": "show",
     "trace": "trace",
+    "events": "events",
     "create": "create",
     "remove": "remove",
     "qemu-args": "qemu_args",
     "register": "register",
     "unregister": "unregister",
+    "run": "run",
     "doctor": "doctor",
     "registers": "registers",
     "check": "check",
     "new": "new",
     "demo": "demo",
 }
+
+# What follows its command's name is that command's, options too.
+_SETTINGS: dict[str, dict[str, bool]] = {"run": {"allow_interspersed_args": False}}
 
 
 _Click = Any  # contexts and commands have the types of typer's private copy of click
@@ -52,7 +57,9 @@ class _Commands(TyperGroup):
             ctx.fail(f"no command {cmd_name!r}" + "".join(f"; did you mean {each!r}?" for each in close))
         module = _COMMANDS[cmd_name]
         single = typer.Typer(add_completion=False)
-        single.command(cmd_name)(getattr(import_module(f"mdev_user.cli.{module}"), module))
+        single.command(cmd_name, context_settings=_SETTINGS.get(cmd_name))(
+            getattr(import_module(f"mdev_user.cli.{module}"), module)
+        )
         return typer.main.get_command(single)
 
     @override

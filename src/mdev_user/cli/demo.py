@@ -92,7 +92,8 @@ def _rig(console: Console) -> Rig | None:
 def _daemon() -> Iterator[Client]:
     """A daemon of our own, with a run directory of its own, so that one that is running is left alone."""
     folder = Path(tempfile.mkdtemp(prefix="mdev-demo-"))
-    command = [sys.executable, "-m", "mdev_user", "serve", "--run-dir", str(folder), "--log-level", "warning", "mtty"]
+    program = [sys.executable, "-P", "-m", "mdev_user"]
+    command = [*program, "serve", "--run-dir", str(folder), "--log-level", "warning", "mtty"]
     with subprocess.Popen(command) as process:
         try:
             client = Client(RunDir(folder))

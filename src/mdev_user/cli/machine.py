@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mdev_user.daemon.run_dir import mounts_below
-from mdev_user.guests.rig import program_output
+from mdev_user.guests.foreign import program_output
 
 
 class Machine:

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -12,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from mdev_user.cli import options
 
 
 class Output(StrEnum):
@@ -23,12 +24,7 @@ class Output(StrEnum):
 
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="The form of what is printed.")]
-RunDirOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="The daemon's run directory (default: /run/mdev-user for root, else $XDG_RUNTIME_DIR/mdev-user)."
-    ),
-]
+RunDirOption = options.RunDirOption
 
 _T = TypeVar("_T")
 Column = tuple[str, Callable[[_T], object]]

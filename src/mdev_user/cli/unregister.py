@@ -13,5 +13,5 @@ def unregister(
     name: Annotated[str, typer.Argument(help="The parent's name.")],
     run_dir: RunDirOption = None,
 ) -> None:
-    """Unregister a parent; its mdevs are removed."""
+    """Unregister a parent; its mdevs are removed. Refused while somebody uses one of them."""
     Client(RunDir(run_dir)).unregister_parent(name)

@@ -2,10 +2,10 @@
 
 import http.client
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
@@ -13,7 +13,16 @@ import msgspec
 from typing_extensions import override
 
 from mdev_user.daemon.run_dir import RunDir
-from mdev_user.daemon.views import DaemonView, MdevDetail, MdevView, ParentView, TypeView, ValuesView
+from mdev_user.daemon.views import (
+    DaemonView,
+    MdevDetail,
+    MdevView,
+    ParentView,
+    SnapshotView,
+    TypeView,
+    UeventLine,
+    ValuesView,
+)
 from mdev_user.errors import MdevUserError, NoDevice
 from mdev_user.vfio.inspection import TraceLine, Unmodelled
 
@@ -29,6 +38,10 @@ _T = TypeVar("_T")
 
 class NoDaemon(NoDevice):
     """Nobody answers at the run directory's control socket."""
+
+
+class NoAnswer(NoDaemon):
+    """Somebody listens there who does not answer in time; the daemon may only be slow."""
 
 
 class Refused(MdevUserError):
@@ -52,6 +65,36 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+class _Lines:
+    """An answer without an end."""
+
+    def __init__(self, response: http.client.HTTPResponse, stream: socket.socket) -> None:
+        self._response = response
+        self._stream = stream
+
+    def read(self) -> bytes:
+        """A line with its newline."""
+        data = self._response.readline(_LONGEST_LINE)
+        if not data:
+            raise http.client.IncompleteRead(data)
+        return data
+
+    def hang_up(self) -> None:
+        with suppress(OSError):  # it has ended
+            self._stream.shutdown(socket.SHUT_RDWR)
+
+
+class Stream(Generic[_T]):
+    """Lines as they come; `hang_up`, from whatever thread, ends a wait for the next one (NoDaemon)."""
+
+    def __init__(self, lines: Iterator[_T], hang_up: Callable[[], None]) -> None:
+        self._lines = lines
+        self.hang_up = hang_up
+
+    def __iter__(self) -> Iterator[_T]:
+        return self._lines
 
 
 class Client:
@@ -81,17 +124,41 @@ class Client:
     def unmodelled(self, uuid: UUID) -> Unmodelled:
         return self._call("GET", f"/v1/mdevs/{uuid}/unmodelled", Unmodelled)
 
+    def snapshot(self) -> SnapshotView:
+        return self._call("GET", "/v1/events/snapshot", SnapshotView)
+
     @contextmanager
     def trace(self, uuid: UUID) -> Iterator[Iterator[TraceLine]]:
         """What the mdev's user does from now on; Refused when the mdev or its host goes."""
+        with self._streamed(f"/v1/mdevs/{uuid}/trace") as lines:
+            yield self._trace_lines(lines)
+
+    @contextmanager
+    def events(
+        self, after: int | None = None, *, daemon: str | None = None, follow: bool
+    ) -> Iterator["Stream[UeventLine]"]:
+        """Uevents after number ``after`` (None: all that are kept), from a line of the kind ``begin`` on.
+
+        With ``follow`` also those to come, until the daemon ends, which is NoDaemon. ``daemon`` names the start of
+        the daemon that gave the number: where another one answers, all before its answer counts as ``lost``.
+        Refused for a number that this daemon has not reached.
+        """
+        asked = {"after": after, "daemon": daemon, "follow": "true" if follow else None}
+        query = urlencode({key: value for key, value in asked.items() if value is not None})
+        with self._streamed(f"/v1/events?{query}") as lines:
+            yield Stream(self._uevent_lines(lines), lines.hang_up)
+
+    @contextmanager
+    def _streamed(self, path: str) -> Iterator["_Lines"]:
         with closing(_UnixConnection(self._run_dir.control, _ANSWER_SECONDS)) as connection:
             with self._explained(_ANSWER_SECONDS):
-                connection.request("GET", f"/v1/mdevs/{uuid}/trace")
+                connection.request("GET", path)
+                stream = connection.sock
                 response = connection.getresponse()
                 if response.status >= 300:
                     raise self._refused(response.read(MOST_ANSWER))
             with closing(response):  # which holds the socket, too
-                yield self._trace_lines(response)
+                yield _Lines(response, stream)
 
     def register_parent(self, specification: str) -> ParentView:
         return self._call("POST", "/v1/parents", ParentView, {"specification": specification})
@@ -130,17 +197,29 @@ class Client:
         except msgspec.DecodeError as error:
             raise Refused(f"{self._run_dir.control} does not speak mdev-user's control API: {error}") from None
 
-    def _trace_lines(self, response: http.client.HTTPResponse) -> Iterator[TraceLine]:
+    def _trace_lines(self, lines: "_Lines") -> Iterator[TraceLine]:
         while True:
-            with self._explained(_ANSWER_SECONDS):
-                data = response.readline(_LONGEST_LINE)
-                if not data:
-                    raise http.client.IncompleteRead(data)
-            if data.strip():  # else nothing happened for a second
-                line = self._decoded(data, TraceLine)
-                if line.kind == "ended":
-                    raise Refused(f"the trace has ended: {line.text}")
+            line = self._decoded(self._line(lines), TraceLine)
+            if line.kind == "ended":
+                raise Refused(f"the trace has ended: {line.text}")
+            yield line
+
+    def _uevent_lines(self, lines: "_Lines") -> Iterator[UeventLine]:
+        while True:
+            line = self._decoded(self._line(lines), UeventLine)
+            if line.kind != "ended":
                 yield line
+            elif line.text:
+                raise NoDaemon(f"{line.text}: {self._run_dir.path}")
+            else:
+                return
+
+    def _line(self, lines: "_Lines") -> bytes:
+        """The next one with something in it: an empty one is sent when nothing happened for a second."""
+        with self._explained(_ANSWER_SECONDS):
+            while not (data := lines.read()).strip():
+                pass
+            return data
 
     def _exchange(self, method: str, path: str, body: bytes | None, seconds: float) -> tuple[int, bytes]:
         with self._explained(seconds), closing(_UnixConnection(self._run_dir.control, seconds)) as connection:
@@ -166,7 +245,7 @@ class Client:
                 f"the daemon at {self._run_dir.path} is another user's: its owner or root may use it"
             ) from None
         except TimeoutError:
-            raise NoDaemon(f"the daemon at {self._run_dir.path} did not answer within {seconds:.0f} s") from None
+            raise NoAnswer(f"the daemon at {self._run_dir.path} did not answer within {seconds:.0f} s") from None
         except (OSError, http.client.HTTPException) as error:
             raise NoDaemon(
                 f"the daemon at {self._run_dir.path} hung up: {str(error) or type(error).__name__}"

@@ -5,6 +5,7 @@ run_dir = "/run/mdev-user"
 log_level = "info"          # debug, info, warning or error
 restart = "always"          # what happens to a host process that ended: always or never
 reload = "never"            # whether a driver's file is loaded again when it changes: changed or never
+autostart = "mdevctl"       # who starts the mdevs that are defined for a parent when it is registered: mdevctl or never
 
 [[parent]]
 driver = "mtty"             # an installed driver, or FILE.py:CLASS (a relative file is one of this file's folder)
@@ -41,6 +42,13 @@ class Reload(StrEnum):
     NEVER = "never"
 
 
+class Autostart(StrEnum):
+    """Who starts a parent's defined mdevs when it is registered: mdevctl, where that is installed, or nobody."""
+
+    MDEVCTL = "mdevctl"
+    NEVER = "never"
+
+
 class LogLevel(StrEnum):
     """The least severe message that is logged."""
 
@@ -57,6 +65,7 @@ class Config(Struct, frozen=True, kw_only=True):
     log_level: LogLevel
     restart: Restart
     reload: Reload
+    autostart: Autostart
     parents: tuple[ParentSpecification, ...]
 
 
@@ -91,6 +100,7 @@ def load_config(file: Path | None, given: Given) -> Config:
         log_level=given.log_level or log_level or LogLevel.INFO,
         restart=_take(where, keys, "restart", Restart) or Restart.ALWAYS,
         reload=given.reload or reload or Reload.NEVER,
+        autostart=_take(where, keys, "autostart", Autostart) or Autostart.MDEVCTL,
         parents=tuple((from_file | from_arguments).values()),
     )
 
@@ -101,6 +111,7 @@ _KEYS: Mapping[str, str] = {
     "log_level": "one of " + ", ".join(LogLevel),
     "restart": "one of " + ", ".join(Restart),
     "reload": "one of " + ", ".join(Reload),
+    "autostart": "one of " + ", ".join(Autostart),
     "parent": "[[parent]] tables",
 }
 
@@ -135,7 +146,12 @@ def _take(where: str, keys: Mapping[str, object], key: str, convert: Callable[[s
 
 
 def _choices(key: str) -> list[str]:
-    choices: Mapping[str, type[StrEnum]] = {"log_level": LogLevel, "restart": Restart, "reload": Reload}
+    choices: Mapping[str, type[StrEnum]] = {
+        "log_level": LogLevel,
+        "restart": Restart,
+        "reload": Reload,
+        "autostart": Autostart,
+    }
     return [each.value for each in choices[key]] if key in choices else []
 
 

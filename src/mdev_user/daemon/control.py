@@ -11,12 +11,16 @@ GET    /v1/mdevs/{uuid}                    MdevDetail
 GET    /v1/mdevs/{uuid}/values             ValuesView
 GET    /v1/mdevs/{uuid}/unmodelled         Unmodelled
 GET    /v1/mdevs/{uuid}/trace              a TraceLine per line, for as long as the client reads
+GET    /v1/events?after=N&daemon=D&follow=true   a UeventLine per line: those after number N (default: all that are
+                                           kept) of the start D of the daemon, and with follow those to come
+GET    /v1/events/snapshot                 SnapshotView
 POST   /v1/mdevs {"type","parent"?,"uuid"?} MdevView         creates
 DELETE /v1/mdevs/{uuid}?wait=S&force=true  null              removes
 ```
 
 An answer that is not 2xx is ``{"error": text, "errno": "EEXIST"}``. A trace has an empty line where nothing happened
-for a second; its last line is of the kind ``ended`` when the mdev or its host is gone.
+for a second; its last line is of the kind ``ended`` when the mdev or its host is gone. Events have the same; theirs
+are ``ended`` when all that was asked for is told, or, with a text, when the daemon ends.
 """
 
 import asyncio
@@ -25,7 +29,7 @@ import math
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from time import time
@@ -43,7 +47,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from mdev_user.daemon.operations import Operations, Trace
+from mdev_user.daemon.operations import Operations, Trace, Uevents
+from mdev_user.daemon.views import UeventLine
 from mdev_user.errors import InvalidValue, MdevUserError, errno_of
 from mdev_user.vfio.inspection import TraceLine
 
@@ -58,6 +63,12 @@ MOST_WAIT = 24 * 3600.0
 MOST_CHANGES = 1000
 MOST_READS = 16
 MOST_TRACES = 64
+MOST_FOLLOWERS = 64
+
+FOLLOW_SECONDS = 1.0
+"""How long a thread waits for a uevent on behalf of a follower."""
+
+_MOST_DIGITS = 18
 
 _STATUS: Mapping[int, int] = {
     errno.EINVAL: 400,
@@ -181,6 +192,8 @@ def make_app(operations: Operations, is_ending: Callable[[], bool]) -> Starlette
         Route("/v1/mdevs/{uuid}/unmodelled", api.unmodelled, methods=["GET"]),
         Route("/v1/mdevs/{uuid}/trace", api.trace, methods=["GET"]),
         Route("/v1/mdevs/{uuid}", api.remove, methods=["DELETE"]),
+        Route("/v1/events", api.events, methods=["GET"]),
+        Route("/v1/events/snapshot", api.snapshot, methods=["GET"]),
     ]
     return Starlette(
         routes=routes,
@@ -202,6 +215,7 @@ class _Api:
         self._reads = CapacityLimiter(MOST_READS)
         self._changes = CapacityLimiter(MOST_CHANGES)
         self._traces = CapacityLimiter(MOST_TRACES)
+        self._followers = CapacityLimiter(MOST_FOLLOWERS)
 
     async def status(self, request: Request) -> Response:
         return await self._read(request, self._operations.status)
@@ -245,6 +259,42 @@ class _Api:
                 return
             yield _json_lines(lines) or b"\n"
 
+    async def snapshot(self, request: Request) -> Response:
+        return await self._read(request, self._operations.snapshot)
+
+    async def events(self, request: Request) -> Response:
+        """One that reads slowly is waited for here; what it misses meanwhile it is told as lost."""
+        query = _query(request, ("after", "daemon", "follow"))
+        after, follow = _number(query), _truth(query, "follow")
+        uevents = await to_thread.run_sync(
+            lambda: self._operations.uevents(after, query.get("daemon")), limiter=self._reads
+        )
+        lines = self._followed(uevents) if follow else self._told(uevents)
+        return StreamingResponse(lines, 200, {"Connection": "close"}, "application/x-ndjson")
+
+    async def _told(self, uevents: Uevents, end: str = "") -> AsyncIterator[bytes]:
+        """What there is, which is told when a read gives nothing; then the text ``end``."""
+        while lines := await self._uevents(uevents, self._reads, 0):
+            yield _json_lines(lines)
+            if lines[-1].kind == "ended":
+                return
+        yield _json_lines([_ended(end)])
+
+    async def _followed(self, uevents: Uevents) -> AsyncIterator[bytes]:
+        while not self._is_ending():
+            lines = await self._uevents(uevents, self._followers, FOLLOW_SECONDS)
+            yield _json_lines(lines) or b"\n"
+            if lines and lines[-1].kind == "ended":
+                return
+        async for last in self._told(uevents, "the daemon has ended"):
+            yield last
+
+    async def _uevents(self, uevents: Uevents, limiter: CapacityLimiter, seconds: float) -> list[UeventLine]:
+        try:
+            return await to_thread.run_sync(lambda: uevents.read(seconds), limiter=limiter, abandon_on_cancel=True)
+        except (MdevUserError, OSError) as error:
+            return [_ended(str(error))]
+
     async def register(self, request: Request) -> Response:
         _query(request, ())
         body = await _body(request, RegisterRequest)
@@ -263,7 +313,7 @@ class _Api:
     async def remove(self, request: Request) -> Response:
         uuid = _uuid(request)
         query = _query(request, ("wait", "force"))
-        wait, force = _seconds(query.get("wait", "0")), _truth(query.get("force", "false"))
+        wait, force = _seconds(query.get("wait", "0")), _truth(query, "force")
         return await self._change(lambda: self._operations.remove(uuid, wait=wait, force=force))
 
     async def _read(self, request: Request, operation: Callable[[], object]) -> Response:
@@ -317,13 +367,27 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _truth(text: str) -> bool:
+def _truth(query: Mapping[str, str], key: str) -> bool:
+    text = query.get(key, "false")
     if text not in {"true", "false"}:
-        raise InvalidValue(f"expected force to be true or false, given {text[:60]!r}")
+        raise InvalidValue(f"expected {key} to be true or false, given {text[:60]!r}")
     return text == "true"
 
 
-def _json_lines(lines: list[TraceLine]) -> bytes:
+def _number(query: Mapping[str, str]) -> int | None:
+    text = query.get("after")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+        raise InvalidValue(f"expected after to be the number of a uevent, given {text[:60]!r}")
+    return int(text)
+
+
+def _ended(text: str) -> UeventLine:
+    return UeventLine(kind="ended", number=0, time=time(), text=text)
+
+
+def _json_lines(lines: Sequence[TraceLine] | Sequence[UeventLine]) -> bytes:
     return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
 
 

@@ -1,5 +1,6 @@
 """The composition root of ``serve``: the bus, its hosts, the sysfs tree and the control API, in one process."""
 
+import gc
 import logging
 import os
 import resource
@@ -7,30 +8,44 @@ import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from time import monotonic, sleep
 from uuid import UUID, uuid4
 
 from msgspec.structs import asdict
 
 from mdev_user import __version__
-from mdev_user.daemon.config import Config, Reload
+from mdev_user.daemon.autostart import Starter
+from mdev_user.daemon.config import Autostart, Config, Reload
 from mdev_user.daemon.control import ControlServer
+from mdev_user.daemon.events import EventLog, EventReader
 from mdev_user.daemon.notify import notify
 from mdev_user.daemon.parents import Parents
 from mdev_user.daemon.reload import FileWatch
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.daemon.specification import parse_parent
-from mdev_user.daemon.views import ClientView, DaemonView, MdevDetail, MdevView, ParentView, TypeView, ValuesView
+from mdev_user.daemon.views import (
+    ClientView,
+    DaemonView,
+    MdevDetail,
+    MdevView,
+    ParentView,
+    SnapshotView,
+    TypeView,
+    ValuesView,
+)
 from mdev_user.errors import Busy, ConfigError, MdevUserError, MountError, NoDevice, NotReady
-from mdev_user.host.remote import RemoteParent, RemoteTrace, RemoteVfioMdev
+from mdev_user.host.remote import RemoteHost, RemoteParent, RemoteTrace, RemoteVfioMdev, StartHost
 from mdev_user.host.wire import Inspection
 from mdev_user.mdev.bus import Bus
 from mdev_user.mdev.device import Mdev, State
 from mdev_user.mdev.parent import MdevParent
 from mdev_user.mdev.types import MdevType
 from mdev_user.sysfs.layout import Layout
+from mdev_user.sysfs.merged import MergedTree
 from mdev_user.sysfs.mount import Mount
-from mdev_user.sysfs.tree import Tree
+from mdev_user.sysfs.paths import device_path
+from mdev_user.sysfs.uevents import BUS_ADDED, BUS_REMOVED
 from mdev_user.units import MiB
 from mdev_user.vfio.inspection import Unmodelled
 from mdev_user.vfio_user.device_requests import UNSHARED
@@ -38,6 +53,12 @@ from mdev_user.vfio_user.device_requests import UNSHARED
 _log = logging.getLogger(__name__)
 
 _END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_IOMMU_GROUPS = Path("/sys/kernel/iommu_groups")
+"""The machine's own: ours have other numbers, so that a program can be shown both in one directory."""
+_COLLECTIONS = (5000, 4, 100_000)
+"""Python's thresholds for looking for cyclic garbage. With 10,000 mdevs there are a million objects that live long, and
+to look through all of them stops the daemon for most of a second: look through the young ones only.
+"""
 _POLL = 0.05
 """Seconds between two looks at whether a user is gone."""
 
@@ -45,13 +66,24 @@ _POLL = 0.05
 class Front:
     """What `serve` runs, and the `Operations` of its control API."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, start_host: StartHost = RemoteHost, events: EventLog | None = None) -> None:
         self.run_dir = RunDir(config.run_dir)
-        self.bus = Bus()
-        self.registered = Parents(self.bus, self.run_dir.devices, config.restart)
-        tree = Tree((os.geteuid(), os.getegid()))
-        self.bus.subscribe(Layout(self.bus, tree, on_chown=self._chown).on_event)
+        self.bus = Bus(taken_groups=numbered(_IOMMU_GROUPS))
+        self.registered = Parents(self.bus, self.run_dir.devices, config.restart, start_host)
+        tree = MergedTree((os.geteuid(), os.getegid()))
+        self.events = EventLog() if events is None else events
+        layout = Layout(
+            self.bus,
+            tree,
+            on_chown=self._chown,
+            announce=self.events.announce,
+            cpus=os.cpu_count() or 1,
+            created=self.events.attend,
+        )
+        self.bus.subscribe(layout.on_event)
+        self.bus.subscribe(self.events.on_event)
         self.bus.register_driver(RemoteVfioMdev())
+        self._autostart = Starter(self.run_dir) if config.autostart is Autostart.MDEVCTL else None
         self._mount = Mount(tree, self.run_dir.sys)
         self._mounted = False
         self._mount_failure = ""
@@ -67,8 +99,15 @@ class Front:
             control = ControlServer(self, self.run_dir.control)
             control.start()
             undo.callback(control.stop)
+            undo.callback(self.events.end)  # when all has been told, and before who listens is hung up on
+            self.events.tell(BUS_ADDED)
+            undo.callback(self.events.tell, BUS_REMOVED)
             # Hosts first at the end: a remove that waits for a guest then ends, and with it what asked for it.
             undo.callback(self.registered.stop)
+            if self._mounted and self._autostart is not None:
+                self.bus.subscribe(self._autostart.on_event)
+                self._autostart.start()
+                undo.callback(self._autostart.stop)
             self._ways_in = undo.pop_all()
 
     def stop(self) -> None:
@@ -149,12 +188,25 @@ class Front:
     def trace(self, uuid: UUID) -> RemoteTrace:
         return self._remote(uuid).trace(uuid)
 
+    def uevents(self, after: int | None, daemon: str | None) -> EventReader:
+        return self.events.reader(after, daemon)
+
+    def snapshot(self) -> SnapshotView:
+        return self.events.snapshot()
+
     def register_parent(self, specification: str) -> ParentView:
         parsed = parse_parent(specification)
         self.registered.register(parsed)
         return self.registered.view(parsed.name)
 
     def unregister_parent(self, name: str) -> None:
+        for mdev in [each for each in self.bus.mdevs() if each.parent.name == name]:
+            use = _try_to_inspect(mdev)
+            if use is not None and use.pid is not None:
+                raise NotReady(
+                    f"parent {name} cannot go: {mdev.uuid} is in use by pid {use.pid} ({use.program}): stop it, or "
+                    "remove the mdev with --force, and try again"
+                )
         self.registered.unregister(name)
 
     def create(self, type_id: str, parent: str | None, uuid: UUID | None) -> MdevView:
@@ -193,7 +245,7 @@ class Front:
 
     def _view(self, mdev: Mdev, use: Inspection | None) -> MdevView:
         binding = mdev.binding
-        path = f"devices/virtual/{mdev.parent.ops.driver_name}/{mdev.parent.name}/{mdev.uuid}"
+        path = device_path(mdev)
         return MdevView(
             uuid=str(mdev.uuid),
             parent=mdev.parent.name,
@@ -211,6 +263,7 @@ def serve(config: Config) -> int:
     logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname).1s %(message)s")
     signals = _take_signals()
     _raise_file_limit()
+    gc.set_threshold(*_COLLECTIONS)
     front = Front(config)
     try:
         front.start()
@@ -234,6 +287,13 @@ def serve(config: Config) -> int:
     watch.stop()
     front.stop()
     return 0
+
+
+def numbered(folder: Path) -> list[int]:
+    """The names in a folder that are numbers; none where it is absent."""
+    with suppress(FileNotFoundError):
+        return [int(each.name) for each in folder.iterdir() if each.name.isdecimal()]
+    return []
 
 
 def _take_signals() -> socket.socket:

@@ -3,7 +3,16 @@
 from typing import Protocol
 from uuid import UUID
 
-from mdev_user.daemon.views import DaemonView, MdevDetail, MdevView, ParentView, TypeView, ValuesView
+from mdev_user.daemon.views import (
+    DaemonView,
+    MdevDetail,
+    MdevView,
+    ParentView,
+    SnapshotView,
+    TypeView,
+    UeventLine,
+    ValuesView,
+)
 from mdev_user.vfio.inspection import TraceLine, Unmodelled
 
 
@@ -15,6 +24,14 @@ class Trace(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Uevents(Protocol):
+    """What happens on the bus, for one reader."""
+
+    def read(self, seconds: float) -> list[UeventLine]:
+        """Some lines as soon as there are some; none after ``seconds`` without. NoDevice when no more can come."""
+        ...
 
 
 class Operations(Protocol):
@@ -47,11 +64,19 @@ class Operations(Protocol):
         """Begin a trace. Errors as of `values`, but that every driver can be traced; Busy also for one too many."""
         ...
 
+    def uevents(self, after: int | None, daemon: str | None) -> Uevents:
+        """From uevent ``after`` of that start of the daemon on. InvalidValue for a number that is still to come."""
+        ...
+
+    def snapshot(self) -> SnapshotView: ...
+
     def register_parent(self, specification: str) -> ParentView:
         """``specification`` is text that ``daemon.specification.parse_parent`` takes, file paths absolute."""
         ...
 
-    def unregister_parent(self, name: str) -> None: ...
+    def unregister_parent(self, name: str) -> None:
+        """NotReady while one of its mdevs is in use: so Linux does not unload a driver while one of its devices is."""
+        ...
 
     def create(self, type_id: str, parent: str | None, uuid: UUID | None) -> MdevView:
         """Without ``parent``: the only one that has the type, else ConfigError naming the candidates."""

@@ -19,13 +19,15 @@ from mdev_user.daemon.run_dir import remove_device_folder
 from mdev_user.daemon.specification import ParentSpecification
 from mdev_user.daemon.views import ParentView
 from mdev_user.errors import AlreadyExists, MdevUserError, NoDevice
-from mdev_user.host.remote import RemoteHost, RemoteParent
+from mdev_user.host.remote import Host, RemoteHost, RemoteParent, StartHost
 from mdev_user.host.wire import Load
 from mdev_user.mdev.bus import Bus
 from mdev_user.mdev.parent import MdevParent
 
 _log = logging.getLogger(__name__)
 
+_PCI_DEVICES = Path("/sys/bus/pci/devices")
+"""The machine's own: a program is shown both in one directory."""
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
 _HEALTHY = 60.0
@@ -34,7 +36,7 @@ _HEALTHY = 60.0
 
 @dataclass
 class _Host:
-    process: RemoteHost
+    process: Host
     began: float = field(default_factory=time.monotonic)
 
 
@@ -60,10 +62,11 @@ class _Parent:
 class Parents:
     """Registers and unregisters parents, and looks after their hosts. Methods may be called from any thread."""
 
-    def __init__(self, bus: Bus, devices: Path, restart: Restart) -> None:
+    def __init__(self, bus: Bus, devices: Path, restart: Restart, start_host: StartHost = RemoteHost) -> None:
         self._bus = bus
         self._devices = devices
         self._restart = restart
+        self._start_host = start_host
         self._lock = Lock()
         self._hosts: dict[str, _Host] = {}
         self._parents: dict[str, _Parent] = {}
@@ -72,6 +75,8 @@ class Parents:
     def register(self, specification: ParentSpecification) -> None:
         """Start the parent's host where it is not running, load the driver in it, and register the parent."""
         name = specification.name
+        if (_PCI_DEVICES / name).is_symlink():
+            raise AlreadyExists(f"this machine has a PCI function {name}; give the parent a name in another PCI domain")
         with self._lock:
             if name in self._parents:
                 raise AlreadyExists(f"a parent {name} is registered; give the new one another name: ...,name=NAME")
@@ -136,7 +141,7 @@ class Parents:
             self._hosts.clear()
         if hosts:
             with ThreadPoolExecutor(len(hosts)) as pool:  # each may need its time
-                list(pool.map(RemoteHost.stop, hosts))
+                list(pool.map(lambda host: host.stop(), hosts))
         for mdev in self._bus.mdevs():  # a host that had to be killed left them
             self._remove_folder(mdev.uuid)
 
@@ -160,12 +165,12 @@ class Parents:
             self._take_down(record, _killed(host))
             raise NoDevice(record.reason)
 
-    def _host(self, name: str) -> RemoteHost:
+    def _host(self, name: str) -> Host:
         with self._lock:
             if self._stopping.is_set():
                 raise NoDevice("the daemon is stopping")
             if name not in self._hosts:
-                self._hosts[name] = _Host(RemoteHost(name, self._devices, self._ended))
+                self._hosts[name] = _Host(self._start_host(name, self._devices, self._ended))
             return self._hosts[name].process
 
     def _release_host(self, name: str) -> None:
@@ -176,7 +181,7 @@ class Parents:
         if host is not None:
             host.process.stop()
 
-    def _ended(self, process: RemoteHost, reason: str) -> None:
+    def _ended(self, process: Host, reason: str) -> None:
         """A host died: its parents go, and come back by policy. Runs in that host's own thread."""
         _log.error("host %s (pid %d) %s", process.name, process.pid, reason)
         with self._lock:
@@ -256,5 +261,5 @@ class Parents:
         )
 
 
-def _killed(host: RemoteHost) -> str:
+def _killed(host: Host) -> str:
     return f"its host (pid {host.pid}) {host.gone}"

@@ -26,11 +26,19 @@ MOST_SOCKET_PATH = 107
 
 _LONGEST_BELOW = len("/devices/") + 36 + len("/") + len(SOCKET_NAME)
 
+RUN_DIR_VARIABLE = "MDEV_USER_RUN_DIR"
+"""Set by `mdev-user run`, so that commands in it find the daemon whose tree they see."""
+
 _log = logging.getLogger(__name__)
 
 
 def default_run_dir(environment: Mapping[str, str] = os.environ, uid: int | None = None) -> Path:
-    """/run/mdev-user for root, $XDG_RUNTIME_DIR/mdev-user for anybody else; ConfigError where that is not set."""
+    """$MDEV_USER_RUN_DIR, else /run/mdev-user for root, $XDG_RUNTIME_DIR/mdev-user for anybody else.
+
+    ConfigError where none of that is set.
+    """
+    if named := environment.get(RUN_DIR_VARIABLE):
+        return Path(named)
     if (os.geteuid() if uid is None else uid) == 0:
         return Path("/run/mdev-user")
     runtime = environment.get("XDG_RUNTIME_DIR", "")
@@ -46,6 +54,7 @@ class RunDir:
     """The paths below one run directory. Making a RunDir touches nothing; the daemon calls ``prepare``."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        """Without a path it is that of `default_run_dir`."""
         # absolute: libfuse changes the working directory, and QEMU gets these paths in another one
         self.path = (default_run_dir() if path is None else Path(path)).absolute()
         self.lock = self.path / "lock"
@@ -148,7 +157,11 @@ class RunDir:
             folder.chmod(mode)
         with suppress(FileExistsError):  # never looked into: the mount of a dead daemon may still be on it
             self.sys.mkdir()
-        _link(self.root / "etc" / "mdevctl.d", mdevctl_definitions())
+        definitions = self.root / "etc" / "mdevctl.d"
+        if os.path.lexists(definitions) and not definitions.is_symlink():  # made by hand: a private folder
+            _make_script_folders(definitions)
+        else:
+            _link(definitions, mdevctl_definitions())
         _link(self.root / "usr" / "lib" / "mdevctl", Path("/usr/lib/mdevctl"))
 
     def _remove_stale_devices(self) -> None:
@@ -208,10 +221,16 @@ def mdevctl_definitions() -> Path:
         return Path("/etc/mdevctl.d")
     folder = Path.home() / ".config" / "mdevctl.d"
     try:
-        folder.mkdir(parents=True, exist_ok=True)  # mdevctl does not make it
+        _make_script_folders(folder)
     except OSError as error:
         _log.warning("mdevctl will not find its definitions: %s", error)
     return folder
+
+
+def _make_script_folders(definitions: Path) -> None:
+    """Mdevctl makes nothing of all this, and 1.2 ends when a folder that it looks into is absent."""
+    for scripts in ("callouts", "notifiers"):
+        (definitions / "scripts.d" / scripts).mkdir(parents=True, exist_ok=True)
 
 
 def _link(link: Path, target: Path) -> None:
@@ -219,7 +238,7 @@ def _link(link: Path, target: Path) -> None:
         if link.readlink() == target:
             return
         link.unlink()
-    if os.path.lexists(link):  # made by hand: a private folder of definitions
+    if os.path.lexists(link):  # made by hand
         return
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(target)

@@ -1,5 +1,7 @@
 """What the daemon tells about itself: plain values, the same on the control socket and in ``-o json``."""
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from mdev_user.vfio.inspection import NamedValue
@@ -81,3 +83,36 @@ class DaemonView(Struct, frozen=True, kw_only=True):
     sysfs: str | None
     sysfs_reason: str
     parents: list[ParentView]
+
+
+class UeventLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of ``GET /v1/events``: a uevent, or something about the reading itself."""
+
+    kind: str
+    """``begin`` (the first line), ``uevent``, ``lost`` (some are no longer kept) or ``ended`` (the last line)."""
+    number: int
+    """The uevent's, SEQNUM; of the last one there was (begin), of the last one that is lost."""
+    time: float
+    """Seconds since 1970."""
+    action: str = ""
+    devpath: str = ""
+    subsystem: str = ""
+    properties: Mapping[str, str] = {}
+    """Those beyond ACTION, DEVPATH, SUBSYSTEM and SEQNUM, in the kernel's order."""
+    daemon: str = ""
+    """begin: a name of this start of the daemon; the numbers are its own."""
+    count: int = 0
+    """lost: how many."""
+    text: str = ""
+    """lost, ended: why; empty where all that was asked for has been told."""
+
+
+class SnapshotView(Struct, frozen=True, kw_only=True):
+    """What is there after uevent ``number`` of this start of the daemon.
+
+    Each device is told as an ``add`` with its properties of now and the number that its own ``add`` had.
+    """
+
+    daemon: str
+    number: int
+    uevents: list[UeventLine]

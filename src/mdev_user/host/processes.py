@@ -180,7 +180,7 @@ class _Worker(Thread):
         if self._process is None:
             ours, theirs = socket.socketpair()
             with theirs:
-                command = [sys.executable, "-m", _PROGRAM, str(theirs.fileno())]
+                command = [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno())]
                 environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
                 self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), env=environment)
             self._connection = Connection(ours.detach())

@@ -24,6 +24,7 @@ from mdev_user.vfio_mdev.ops import MdevParentOps
 
 _FIXED = ("driver_name", "mdev_types", "max_instances", "attributes", "parent_attributes")
 """What the tree shows of a parent, from when it is registered to when it is unregistered."""
+_FIXED_OF_PCI = (*_FIXED, "identity")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def reload(parent: MdevParent, ops: MdevParentOps, mdevs: Sequence[Mdev], served
     old = parent.ops
     if not (isinstance(ops, Parent) and isinstance(old, Parent)):
         raise DriverError(f"{parent.name} is written by hand: only what is declared can be saved and loaded")
-    _check(old, ops)
+    _check(old, ops, _FIXED if parent.address is None else _FIXED_OF_PCI)
     successors = {each.uuid: ops.create(each) for each in mdevs}
     with ExitStack() as steps:
         for each in sorted(served, key=lambda each: each.mdev.uuid):
@@ -91,8 +92,8 @@ def _hand_over(mdevs: Sequence[Mdev], served: Sequence[Served], successors: Mapp
     return lines
 
 
-def _check(old: Parent[typing.Any], new: Parent[typing.Any]) -> None:  # Any: of whatever profile
-    for name in _FIXED:
+def _check(old: Parent[typing.Any], new: Parent[typing.Any], fixed: Sequence[str]) -> None:  # Any: of whatever profile
+    for name in fixed:
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
             raise DriverError(

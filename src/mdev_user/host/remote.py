@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
+from typing import Protocol
 from uuid import UUID
 
 import msgspec
@@ -68,10 +69,43 @@ _TRACE_SECONDS = 1.0
 _readers = count(1)
 
 
+class Host(Protocol):
+    """Where parents live, as the front sees it."""
+
+    name: str
+    pid: int
+
+    @property
+    def gone(self) -> str:
+        """Why the host has ended; empty while it is there."""
+        ...
+
+    def ask(self, call: Call) -> Value:
+        """Like `call`, for what is answered at once: ETIMEDOUT when it is not, and again at once while it is stuck."""
+        ...
+
+    def ask_for_all(self, call: Call) -> list[Value]:
+        """`ask` for what is answered in several packets, each of which comes at once."""
+        ...
+
+    def call(self, call: Call) -> Value:
+        """Have the host do it, and wait. What it raised is raised here; ENODEV when the host is or dies meanwhile."""
+        ...
+
+    def stop(self) -> None:
+        """Have it end, and wait until it has."""
+        ...
+
+
+Ended = Callable[[Host, str], None]
+StartHost = Callable[[str, Path, Ended], Host]
+"""Makes the host of this name, whose mdevs have their sockets below the folder; errors as of `RemoteHost`."""
+
+
 class RemoteHost:
     """One host process. ``ended`` is called once, from a thread of its own, with the reason it is gone."""
 
-    def __init__(self, name: str, devices: Path, ended: Callable[["RemoteHost", str], None]) -> None:
+    def __init__(self, name: str, devices: Path, ended: Ended) -> None:
         self.name = name
         self._ended = ended
         self._stopping = False
@@ -83,7 +117,7 @@ class RemoteHost:
         self._encoder = msgspec.msgpack.Encoder()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
-        command = [sys.executable, "-m", "mdev_user.host", str(theirs.fileno()), str(devices), level]
+        command = [sys.executable, "-P", "-m", "mdev_user.host", str(theirs.fileno()), str(devices), level]
         with theirs:
             self._process = _spawner.submit(_spawn, command, theirs.fileno()).result()
         self.pid = self._process.pid
@@ -91,17 +125,14 @@ class RemoteHost:
         self._reader.start()
 
     def ask(self, call: Call) -> Value:
-        """Like `call`, for what is answered at once: ETIMEDOUT when it is not, and again at once while it is stuck."""
         return self.ask_for_all(call)[0]
 
     def ask_for_all(self, call: Call) -> list[Value]:
-        """`ask` for what is answered in several packets, each of which comes at once."""
         if self._silent:
             raise self._timeout(call)
         return self._answers(call, _PROMPT)
 
     def call(self, call: Call) -> Value:
-        """Have the host do it, and wait. What it raised is raised here; ENODEV when the host is or dies meanwhile."""
         return self._answers(call, None)[0]
 
     def _answers(self, call: Call, seconds: float | None) -> list[Value]:
@@ -131,11 +162,9 @@ class RemoteHost:
 
     @property
     def gone(self) -> str:
-        """Why the process has ended; empty while it runs."""
         return self._gone
 
     def stop(self) -> None:
-        """Have the process end, and wait until it has."""
         self._stopping = True
         with suppress(OSError):  # it has ended by itself
             self._channel.shutdown(socket.SHUT_WR)
@@ -191,7 +220,7 @@ class RemoteHost:
 class RemoteParent(LifecycleOps):
     """The operations of a parent that lives in a host."""
 
-    def __init__(self, host: RemoteHost, load: Load) -> None:
+    def __init__(self, host: Host, load: Load) -> None:
         """Loads the driver there; raises what it raised."""
         description = host.call(load)
         if not isinstance(description, ParentDescription):
@@ -203,6 +232,7 @@ class RemoteParent(LifecycleOps):
         self.max_instances = description.max_instances
         self.attributes = description.attributes
         self.parent_attributes = description.parent_attributes
+        self.identity = description.identity
 
     @override
     def create(self, mdev: Mdev) -> object:
@@ -270,7 +300,7 @@ class RemoteParent(LifecycleOps):
 class RemoteTrace:
     """One reader of an mdev's trace."""
 
-    def __init__(self, host: RemoteHost, uuid: UUID) -> None:
+    def __init__(self, host: Host, uuid: UUID) -> None:
         self._host, self._uuid, self._reader = host, uuid, next(_readers)
         host.ask(BeginTrace(uuid, self._reader))
 
@@ -298,7 +328,7 @@ class RemoteVfioMdev:
             _host_of(mdev).call(Unprobe(mdev.uuid))
 
 
-def _host_of(mdev: Mdev) -> RemoteHost:
+def _host_of(mdev: Mdev) -> Host:
     ops = mdev.parent.ops
     if not isinstance(ops, RemoteParent):
         raise NoDevice(f"parent {mdev.parent.name} does not live in a host")

@@ -108,13 +108,19 @@ class Service:
         if call.name in self._parents:
             raise AlreadyExists(f"this host has a parent {call.name}")
         ops = load_parent(call.driver, call.options)
-        self._parents[call.name] = _Registered(MdevParent(call.name, ops), call)
+        try:
+            parent = MdevParent(call.name, ops)
+        except BaseException:
+            let_go(ops)
+            raise
+        self._parents[call.name] = _Registered(parent, call)
         return ParentDescription(
             driver_name=ops.driver_name,
             types=list(ops.mdev_types),
             max_instances=ops.max_instances,
             attributes=list(ops.attributes),
             parent_attributes=list(ops.parent_attributes),
+            identity=ops.identity,
         )
 
     def _unload(self, call: Unload) -> None:

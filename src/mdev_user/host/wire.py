@@ -9,6 +9,7 @@ from uuid import UUID
 from msgspec import Struct, field
 
 from mdev_user.mdev.types import MdevAttribute, MdevType
+from mdev_user.pci.identity import PciId
 from mdev_user.vfio.inspection import NamedValue, TraceLine, Unmodelled
 
 LARGEST = 128 * 1024
@@ -26,6 +27,7 @@ class ParentDescription(Struct, frozen=True, tag_field="answer"):
     max_instances: int | None
     attributes: list[MdevAttribute]
     parent_attributes: list[MdevAttribute] = []
+    identity: PciId | None = None
 
 
 class Load(Struct, frozen=True, tag_field="call"):

@@ -6,7 +6,7 @@ neither, so creates on one parent run at the same time.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from threading import Lock, RLock
 from typing import Protocol
@@ -22,9 +22,16 @@ from mdev_user.mdev.types import MdevType
 
 _log = logging.getLogger(__name__)
 
+_FIRST = (EventKind.DRIVER_ADDED, EventKind.PARENT_REGISTERED, EventKind.DRIVER_LOADED)
+"""What the first parent of a driver brings."""
+
 
 class MdevDriver(Protocol):
-    """A driver of the mdev bus: makes something of each mdev. ``vfio_mdev`` makes a VFIO device."""
+    """What stands behind the drivers of the mdev bus: ``vfio_mdev``, which makes a VFIO device of each mdev.
+
+    Since Linux 5.19 each vendor driver attaches its mdevs itself, under its own name; so the bus lists a driver for
+    each ``driver_name`` that a parent has, and all of them do this.
+    """
 
     name: str
 
@@ -40,12 +47,13 @@ class MdevDriver(Protocol):
 class Bus:
     """The bus and everything on it. All methods may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, taken_groups: Collection[int] = ()) -> None:
+        """``taken_groups`` are the numbers of iommu groups that somebody else has, such as the machine's kernel."""
         self._lock = Lock()
         self._mdevs: dict[UUID, Mdev] = {}
         self._parents: dict[str, MdevParent] = {}
-        self._drivers: dict[str, MdevDriver] = {}
-        self._numbers = Numbers()
+        self._driver: MdevDriver | None = None
+        self._numbers = Numbers(taken_groups)
         self._events = RLock()
         self._number = 0
         self._listeners: list[Listener] = []
@@ -57,11 +65,11 @@ class Bus:
             self._listeners.append(listener)
 
     def register_driver(self, driver: MdevDriver) -> None:
-        """A driver gets every mdev that is created from now on (the bus matches any, as in Linux 5.2 to 5.13)."""
+        """The driver gets every mdev that is created from now on. EEXIST when there is one: a bus has one for all."""
         with self._lock:
-            if driver.name in self._drivers:
-                raise AlreadyExists(f"the mdev bus has a driver {driver.name}")
-            self._drivers[driver.name] = driver
+            if self._driver is not None:
+                raise AlreadyExists(f"the mdev bus has {self._driver.name} behind its drivers, given {driver.name}")
+            self._driver = driver
 
     def parents(self) -> list[MdevParent]:
         with self._lock:
@@ -92,7 +100,7 @@ class Bus:
         if parent.ops.max_instances is None:
             return parent.ops.get_available(mdev_type)
         with self._lock:
-            return parent.ops.max_instances - parent.instances
+            return max(0, parent.ops.max_instances - parent.instances)  # the parent may have fewer than before
 
     # --- parents --------------------------------------------------------------------------------------------
 
@@ -103,8 +111,11 @@ class Bus:
             with self._lock:
                 if name in self._parents:
                     raise AlreadyExists(f"a parent {name} is registered; give the new one another name")
+                first = not self._has_driver(ops.driver_name)
                 self._parents[name] = parent
-            self._emit(EventKind.PARENT_REGISTERED, parent)
+            kinds = _FIRST if first else (EventKind.PARENT_REGISTERED,)
+            for kind in kinds:
+                self._emit(kind, parent)
         _log.info("parent %s: registered", name)
         return parent
 
@@ -120,7 +131,14 @@ class Bus:
         with self._events:
             with self._lock:
                 del self._parents[parent.name]
+                last = not self._has_driver(parent.ops.driver_name)
             self._emit(EventKind.PARENT_UNREGISTERED, parent)
+            if last:
+                self._emit(EventKind.DRIVER_REMOVED, parent)
+
+    def _has_driver(self, name: str) -> bool:
+        """A driver is on the bus for as long as it has a parent; the caller holds the lock."""
+        return any(each.ops.driver_name == name for each in self._parents.values())
 
     # --- mdevs ----------------------------------------------------------------------------------------------
 
@@ -160,12 +178,12 @@ class Bus:
             self._detach(mdev)
 
     def bind(self, mdev: Mdev, driver: str) -> None:
-        """Give an unbound mdev back to a driver of the bus. ENODEV when bound, going, or no such driver."""
-        chosen = self._drivers.get(driver)
-        if chosen is None or mdev.state is not State.ACTIVE:
-            raise NoDevice(f"{mdev.uuid} ({mdev.state.value}) cannot be bound to {driver}")
+        """Give an unbound mdev back to its parent's driver. ENODEV when bound or going, or for another driver."""
+        own = mdev.parent.ops.driver_name
+        if self._driver is None or driver != own or mdev.state is not State.ACTIVE:
+            raise NoDevice(f"{mdev.uuid} ({mdev.state.value}, a device of {own}) cannot be bound to {driver}")
         with mdev.parent.registered():
-            self._attach(mdev, chosen)
+            self._attach(mdev, self._driver)
 
     # --- the steps of a create, each with what undoes it ----------------------------------------------------
 
@@ -203,16 +221,11 @@ class Bus:
         mdev.drvdata = ops.create(mdev)
         undo.callback(_regardless, ops.remove, mdev)
         undo.callback(self._detach, mdev)
-        driver = self._first_driver()
-        if driver is not None:
-            self._attach(mdev, driver)
+        if self._driver is not None:
+            self._attach(mdev, self._driver)
         undo.callback(self._emit, EventKind.MDEV_HIDDEN, mdev.parent, mdev)
         self._emit(EventKind.MDEV_LINKED, mdev.parent, mdev)
         undo.callback(self._emit, EventKind.MDEV_UNLINKED, mdev.parent, mdev)
-
-    def _first_driver(self) -> MdevDriver | None:
-        with self._lock:
-            return next(iter(self._drivers.values()), None)
 
     def _attach(self, mdev: Mdev, driver: MdevDriver) -> None:
         with mdev.lock:
@@ -221,7 +234,7 @@ class Bus:
             if mdev.binding is not None:
                 raise NoDevice(f"{mdev.uuid} is bound to {mdev.binding.driver}")
             with ExitStack() as undo:
-                binding = mdev.binding = Binding(driver.name, self._number_group())
+                binding = mdev.binding = Binding(mdev.parent.ops.driver_name, self._number_group())
                 undo.callback(self._release_group, mdev, binding)
                 driver.probe(mdev)
                 undo.pop_all()
@@ -231,9 +244,9 @@ class Bus:
     def _detach(self, mdev: Mdev) -> None:
         with mdev.lock:
             binding = mdev.binding
-            if binding is None:
+            if binding is None or self._driver is None:
                 return
-            _regardless(self._drivers[binding.driver].remove, mdev)
+            _regardless(self._driver.remove, mdev)
             for kind in (EventKind.VFIO_REMOVED, EventKind.GROUP_REMOVED, EventKind.MDEV_UNBOUND):
                 self._emit(kind, mdev.parent, mdev)
             self._release_group(mdev, binding)

@@ -23,7 +23,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Which driver of the mdev bus has an mdev, and the number of its iommu group, which is also N of vfioN.
+    """Under which driver's name an mdev is bound, and the number of its iommu group, which is also N of vfioN.
 
     (Linux numbers the two apart; they come and go together, lowest free first, and so are the same.)
     """
@@ -35,10 +35,12 @@ class Binding:
 class Mdev:
     """One mediated device. Identity for everybody; state, binding and teardown are the bus's."""
 
-    __slots__ = ("binding", "drvdata", "lock", "parent", "state", "teardown", "type", "uuid")
+    __slots__ = ("binding", "drvdata", "lock", "name", "parent", "state", "teardown", "type", "uuid")
 
     def __init__(self, uuid: UUID, parent: "MdevParent", mdev_type: MdevType) -> None:
         self.uuid = uuid
+        self.name = str(uuid)
+        """As everybody but its creator writes it: in lower case."""
         self.parent = parent
         self.type = mdev_type
         self.drvdata: object = None

@@ -9,9 +9,13 @@ from mdev_user.mdev.parent import MdevParent
 
 
 class EventKind(Enum):
-    """Those of a create in their order, then those of a remove."""
+    """Those of a parent and a create in their order, then those of a remove and a parent's end."""
 
+    DRIVER_ADDED = auto()
+    """The event's parent is the first of its driver's name; the driver is on the bus from now on."""
     PARENT_REGISTERED = auto()
+    DRIVER_LOADED = auto()
+    """Comes right after the first parent, where Linux tells that the driver's module is loaded."""
     MDEV_ADDED = auto()
     GROUP_ADDED = auto()
     VFIO_ADDED = auto()
@@ -29,6 +33,8 @@ class EventKind(Enum):
     PARENT_UNREGISTERING = auto()
     """No create or remove is running and none can begin; its mdevs go next. No uevent."""
     PARENT_UNREGISTERED = auto()
+    DRIVER_REMOVED = auto()
+    """The event's parent was the last of its driver's name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mdev_user.errors import NotSupported
 from mdev_user.mdev.types import MdevAttribute, MdevType
+from mdev_user.pci.identity import PciId
 
 if TYPE_CHECKING:
     from mdev_user.mdev.device import Mdev
@@ -16,7 +17,8 @@ class LifecycleOps(ABC):
 
     ``driver_name`` is the first part of the type ids. With ``max_instances`` the framework counts instances over
     all types and answers EUSERS when they are used up; without it the driver counts: `get_available` and NoSpace
-    (ENOSPC) from `create`.
+    (ENOSPC) from `create`. ``identity`` is that of the physical device, as sysfs shows it of a parent which is a PCI
+    function by its name.
     """
 
     driver_name: str
@@ -26,6 +28,8 @@ class LifecycleOps(ABC):
     """Files in the directory of each of its mdevs."""
     parent_attributes: Sequence[MdevAttribute] = ()
     """Files in its own."""
+    identity: PciId | None = None
+    """Without one no parent of it can have the name of a PCI function."""
 
     @abstractmethod
     def create(self, mdev: "Mdev") -> object:

@@ -30,10 +30,17 @@ class PciId:
         if self.vendor == 0xFFFF:
             raise DriverError("PciId.vendor: 0xffff is what an empty slot reads as; use a vendor's id")
 
+    @property
+    def subsystem_ids(self) -> tuple[int, int]:
+        """The subsystem vendor and the subsystem, as a guest reads them."""
+        return (
+            self.vendor if self.subsystem_vendor is None else self.subsystem_vendor,
+            self.device if self.subsystem is None else self.subsystem,
+        )
+
     def draw(self, space: ImageBuilder) -> None:
         """Draw the id registers into config space."""
-        subsystem_vendor = self.vendor if self.subsystem_vendor is None else self.subsystem_vendor
-        subsystem = self.device if self.subsystem is None else self.subsystem
+        subsystem_vendor, subsystem = self.subsystem_ids
         space.field(0x00, 4, self.vendor | self.device << 16)
         space.field(0x08, 4, self.revision | self.class_code << 8)
         space.field(0x2C, 4, subsystem_vendor | subsystem << 16)

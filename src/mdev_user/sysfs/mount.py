@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -115,13 +115,21 @@ class _ThreadState(threading.local):
 class _Session:
     """One use of libfuse, as `Operations` sees it."""
 
-    def __init__(self, begin: Callable[[], None], open_hints: Sequence[str]) -> None:
+    def __init__(self, begin: Callable[[], None], open_hints: Sequence[str], caller: Callable[[], int]) -> None:
         self.begin = begin
+        self.caller = caller
         self.open_hints = open_hints
         self._threads = _ThreadState()
 
     def keep_thread(self) -> bool:
         return self._threads.kept
+
+
+def preload() -> None:
+    """Load libfuse into a process that will be forked, and do nothing else; where it is absent `Mount` says so."""
+    with suppress(OSError, ImportError, AttributeError):
+        os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
+        import mfusepy  # noqa: F401, PLC0415 - fails where libfuse is absent
 
 
 def _run(tree: Tree, mountpoint: Path, max_threads: int, ready: Event) -> None:
@@ -140,7 +148,7 @@ def _run(tree: Tree, mountpoint: Path, max_threads: int, ready: Event) -> None:
     options: dict[str, str | int] = {"fsname": place.SUBTYPE, "subtype": place.SUBTYPE, "default_permissions": True}
     options |= {"max_threads": max_threads} if version >= (3, 12) else {}
     options |= {"allow_other": True} if _is_root() else {}
-    operations = Operations(tree, times, _Session(ready.set, hints))
+    operations = Operations(tree, times, _Session(ready.set, hints, lambda: mfusepy.fuse_get_context()[0]))
     mfusepy.FUSE(operations, str(mountpoint), raw_fi=True, foreground=True, max_idle_threads=_THREADS, **options)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from mdev_user.errors import MountError
 
 SUBTYPE = "mdev-user"
-_FSTYPE = f"fuse.{SUBTYPE}"
+FSTYPE = f"fuse.{SUBTYPE}"
 _MNT_FORCE, _MNT_DETACH = 1, 2  # <sys/mount.h>
 _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 """proc_pid_mountinfo(5): how a path with such characters is written; the backslash comes last."""
@@ -23,8 +23,8 @@ def detach_stale(mountpoint: Path) -> bool:
     /proc/self/mountinfo, since a dead mount looks to stat(2) as if there were nothing.
     """
     found = False
-    for fstype in _mounted(mountpoint):
-        if fstype != _FSTYPE:
+    for fstype in mounted(mountpoint):
+        if fstype != FSTYPE:
             raise MountError(f"a {fstype} is mounted on {mountpoint}: unmount it or choose another --run-dir")
         if not _is_dead(mountpoint):
             raise MountError(f"another mdev-user serves {mountpoint}: stop it or choose another --run-dir")
@@ -53,7 +53,7 @@ def _umount(mountpoint: Path) -> None:
         raise MountError(f"cannot unmount {mountpoint}: {os.strerror(number)}")
 
 
-def _mounted(mountpoint: Path) -> list[str]:
+def mounted(mountpoint: Path) -> list[str]:
     """The types of the file systems mounted exactly here, the one on top first."""
     fstypes = []
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():

@@ -7,12 +7,12 @@ number of the open file, so that what was opened stays what it was, whatever hap
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from errno import EACCES, EINTR, EIO, EISDIR, ENODEV, ENOENT, ENOTDIR, EPERM
+from errno import EACCES, EINTR, EIO, EISDIR, ENOENT, ENOTDIR, EPERM
 from itertools import count
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from mdev_user.errors import MdevUserError, errno_of
-from mdev_user.sysfs.tree import PAGE, Attribute, Directory, Link, Node, Tree
+from mdev_user.sysfs.tree import PAGE, Directory, File, Link, Node, OpenFile, Tree
 
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
@@ -20,8 +20,9 @@ _R = TypeVar("_R")
 _LAST_ERRNO = 511
 """FUSE in the kernel refuses an answer with a higher one, and the asking program would wait for ever."""
 _NAME_MAX = 255
-_WALK_SECONDS = 0.001
-"""How long the kernel believes a mode: it asks for each name on a path anyway, but not twice within one walk."""
+_KNOWN_SECONDS = 24 * 3600.0
+"""How long the kernel believes a mode. It asks for each name on a path anyway, and then learns what is new; so this is
+for what it holds, such as a working directory, which can be used as in sysfs when its name is gone."""
 _READS = 0o444
 _WRITES = 0o222
 _NEEDED = {os.O_RDONLY: (_READS,), os.O_WRONLY: (_WRITES,), os.O_RDWR: (_READS, _WRITES)}
@@ -58,6 +59,10 @@ class Session(Protocol):
         """This thread will ask again."""
         ...
 
+    def caller(self) -> int:
+        """The uid of who asked for what this thread is doing."""
+        ...
+
 
 def _answer(name: str, error: BaseException) -> OSError:
     """The error as an OSError that FUSE can carry; what nobody foresaw is logged and becomes EIO."""
@@ -83,14 +88,6 @@ def _answering(
     return answering
 
 
-class _OpenFile:
-    __slots__ = ("attribute", "text")
-
-    def __init__(self, attribute: Attribute[object]) -> None:
-        self.attribute = attribute
-        self.text: bytes | None = None
-
-
 class Operations:
     """The requests. Called from many threads; the tree needs no lock and an open file has one user at a time."""
 
@@ -102,13 +99,13 @@ class Operations:
         self._times = times
         self._session = session
         self._numbers = count(1)
-        self._files: dict[int, _OpenFile] = {}
+        self._files: dict[int, OpenFile] = {}
         self._directories: dict[int, Directory] = {}
 
     def init_with_config(self, _connection: object, config: Config) -> None:
         """The kernel keeps no name: what a write to one file changes is seen in the next system call."""
         config.entry_timeout = config.negative_timeout = 0.0
-        config.attr_timeout = _WALK_SECONDS
+        config.attr_timeout = _KNOWN_SECONDS
         config.use_ino = 1
         config.nullpath_ok = 1
         self._session.begin()
@@ -119,7 +116,7 @@ class Operations:
     def getattr(self, path: str | None, file: FileInfo | None = None) -> dict[str, object]:
         """Nine of ten requests are this one, and what is returned costs time by the field: zeros are left out."""
         self._session.keep_thread()
-        node = self._files[file.fh].attribute if path is None and file is not None else self._node(path)
+        node = self._files[file.fh].node if path is None and file is not None else self._node(path)
         fields: dict[str, object] = {"st_mode": node.kind | node.mode, "st_ino": node.st_ino, "st_nlink": node.nlink}
         if node.size:
             fields["st_size"] = node.size
@@ -163,7 +160,10 @@ class Operations:
 
     @_answering
     def opendir(self, path: str) -> int:
-        node = self._node(path)
+        """Asked only for what the kernel has found before: one whose name is gone is open to nothing but a listing."""
+        node = self._tree.lookup(path[1:])
+        if node is None:
+            node = Directory(0, (0, 0))
         if not isinstance(node, Directory):
             raise OSError(ENOTDIR, path)
         number = next(self._numbers)
@@ -182,13 +182,13 @@ class Operations:
         self._directories.pop(number, None)
         return 0
 
-    # --- attributes -------------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------------------
 
     @_answering
     def open(self, path: str, file: FileInfo) -> int:
         """EACCES where the mode has no such bit for anybody: sysfs says so even to root."""
         node = self._node(path)
-        if not isinstance(node, Attribute):
+        if not isinstance(node, File):
             raise OSError(EISDIR, path)
         for bits in _NEEDED.get(file.flags & os.O_ACCMODE, (_READS, _WRITES)):
             if not node.mode & bits:
@@ -196,23 +196,16 @@ class Operations:
         for hint in self._session.open_hints:
             setattr(file, hint, 1)
         file.fh = next(self._numbers)
-        self._files[file.fh] = _OpenFile(node)
+        self._files[file.fh] = node.open(self._session.caller)
         return 0
 
     @_answering
     def read(self, _path: str | None, size: int, offset: int, file: FileInfo) -> bytes:
-        """The text is made when reading begins, and again whenever it begins at 0; further reads get its slices."""
-        opened = self._files[file.fh]
-        if opened.attribute.dead:
-            raise OSError(ENODEV, "the attribute is gone")
-        if offset == 0 or opened.text is None:
-            opened.text = opened.attribute.show()
-        return opened.text[offset : offset + size]
+        return self._files[file.fh].read(size, offset)
 
     @_answering
-    def write(self, _path: str | None, data: bytes, _offset: int, file: FileInfo) -> int:
-        """One store, wherever in the file it was aimed at."""
-        return self._files[file.fh].attribute.store(data)
+    def write(self, _path: str | None, data: bytes, offset: int, file: FileInfo) -> int:
+        return self._files[file.fh].write(data, offset)
 
     @_answering
     def release(self, _path: str | None, file: FileInfo) -> int:

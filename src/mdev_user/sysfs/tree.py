@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from typing_extensions import override
 
@@ -40,7 +40,8 @@ class Node:
     __slots__ = ("dead", "gid", "mode", "st_ino", "uid")
     kind: ClassVar[int]
     """The file type bits of st_mode."""
-    size: ClassVar[int] = 0
+    size: int = 0
+    """st_size, and st_blocks is 0."""
 
     def __init__(self, st_ino: int, mode: int, owner: Owner) -> None:
         self.st_ino = st_ino
@@ -63,17 +64,45 @@ class Node:
             self.gid = gid
 
 
-class Attribute(Node, Generic[_S]):
+class OpenFile(Protocol):
+    """A file in use: it stays what it was when it was opened, whatever happens to its path."""
+
+    node: Node
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Up to ``size`` bytes, none at the end. ENODEV when the node is gone."""
+        ...
+
+    def write(self, data: bytes, offset: int) -> int:
+        """Take what one system call brought, and return how many were taken. ENODEV when the node is gone."""
+        ...
+
+
+class File(Node):
+    """What can be opened."""
+
+    __slots__ = ()
+    kind = stat.S_IFREG
+
+    def open(self, caller: Callable[[], int]) -> OpenFile:
+        """``caller`` is asked for the uid of whoever opens it, where that matters."""
+        raise NotImplementedError
+
+
+class Attribute(File, Generic[_S]):
     """A file whose content is a function."""
 
     __slots__ = ("_rule", "_subject")
-    kind = stat.S_IFREG
     size = PAGE
 
     def __init__(self, st_ino: int, owner: Owner, rule: Rule[_S], subject: _S) -> None:
         super().__init__(st_ino, rule.mode, owner)
         self._rule = rule
         self._subject = subject
+
+    @override
+    def open(self, caller: Callable[[], int]) -> "OpenAttribute[_S]":
+        return OpenAttribute(self)
 
     def show(self) -> bytes:
         """The text now. ENODEV when the node is gone, EIO when chmod made readable what shows nothing."""
@@ -91,6 +120,80 @@ class Attribute(Node, Generic[_S]):
             raise MdevUserError("the attribute takes nothing")
         taken = data[:PAGE]
         self._rule.store(self._subject, taken)
+        return len(taken)
+
+
+class OpenAttribute(Generic[_S]):
+    """Its text is made when reading begins, and again whenever it begins at 0; further reads get its slices."""
+
+    __slots__ = ("_attribute", "_text", "node")
+
+    def __init__(self, attribute: Attribute[_S]) -> None:
+        self.node: Node = attribute
+        self._attribute = attribute
+        self._text: bytes | None = None
+
+    def read(self, size: int, offset: int) -> bytes:
+        if self.node.dead:
+            raise NoDevice("the attribute is gone")
+        if offset == 0 or self._text is None:
+            self._text = self._attribute.show()
+        return self._text[offset : offset + size]
+
+    def write(self, data: bytes, _offset: int) -> int:
+        """One store, wherever in the file it was aimed at."""
+        return self._attribute.store(data)
+
+
+class Contents(Protocol):
+    """Bytes of a fixed number, such as a config space; no access is beyond their end."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, offset: int, count: int) -> bytes: ...
+
+    def write(self, offset: int, data: bytes) -> object: ...
+
+
+class Binary(File):
+    """A file of bytes at offsets. Who is neither root nor the tree's owner is shown the first ``public`` of them."""
+
+    __slots__ = ("_contents", "_privileged", "_public", "size")
+
+    def __init__(self, st_ino: int, mode: int, owner: Owner, contents: Contents, public: int) -> None:
+        super().__init__(st_ino, mode, owner)
+        self.size = len(contents)
+        self._contents = contents
+        self._privileged = {0, owner[0]}
+        self._public = public
+
+    @override
+    def open(self, caller: Callable[[], int]) -> "OpenBinary":
+        shown = self.size if caller() in self._privileged else self._public
+        return OpenBinary(self, self._contents, shown)
+
+
+class OpenBinary:
+    """Reads and writes at the offsets that they are aimed at, and only up to the end."""
+
+    __slots__ = ("_contents", "_shown", "node")
+
+    def __init__(self, node: Binary, contents: Contents, shown: int) -> None:
+        self.node: Node = node
+        self._contents = contents
+        self._shown = shown
+
+    def read(self, size: int, offset: int) -> bytes:
+        if self.node.dead:
+            raise NoDevice("the file is gone")
+        return self._contents.read(offset, min(size, self._shown - offset)) if offset < self._shown else b""
+
+    def write(self, data: bytes, offset: int) -> int:
+        if self.node.dead:
+            raise NoDevice("the file is gone")
+        taken = data[: max(0, self.node.size - offset)]
+        if taken:
+            self._contents.write(offset, taken)
         return len(taken)
 
 
@@ -114,11 +217,12 @@ class Link(Node):
 class Directory(Node):
     """Names and their nodes. ``on_chown`` is called with the new uid and gid before they are taken; it may refuse."""
 
-    __slots__ = ("_nodes", "_subdirectories", "on_chown")
+    __slots__ = ("_nodes", "_subdirectories", "on_chown", "path")
     kind = stat.S_IFDIR
 
-    def __init__(self, st_ino: int, owner: Owner) -> None:
+    def __init__(self, st_ino: int, owner: Owner, path: str = "") -> None:
         super().__init__(st_ino, 0o755, owner)
+        self.path = path
         self._nodes: dict[str, Node] = {}
         self._subdirectories = 0
         self.on_chown: Callable[[int, int], None] | None = None
@@ -191,7 +295,7 @@ class Tree:
         if found is not None:
             return found
         above, _, name = path.rpartition("/")
-        directory = Directory(next(self._numbers), self._owner)
+        directory = Directory(next(self._numbers), self._owner, path)
         self.add_directory(above).add(name, directory)
         self._directories[path] = directory
         return directory
@@ -200,10 +304,15 @@ class Tree:
         directory, name = self._place(path)
         directory.add(name, Attribute(next(self._numbers), self._owner, rule, subject))
 
+    def add_binary(self, path: str, mode: int, contents: Contents, public: int) -> None:
+        """See `Binary`."""
+        directory, name = self._place(path)
+        directory.add(name, Binary(next(self._numbers), mode, self._owner, contents, public))
+
     def add_link(self, path: str, target: str) -> None:
         """``target`` is the path of a node; the link's text leads there from the directory that it is in."""
         directory, name = self._place(path)
-        directory.add(name, Link(next(self._numbers), self._owner, path.rpartition("/")[0], target))
+        directory.add(name, Link(next(self._numbers), self._owner, directory.path, target))
 
     def remove(self, path: str) -> None:
         """Take a node away with all that is below it; open files of theirs answer ENODEV. Nothing if absent."""

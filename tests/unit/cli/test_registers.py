@@ -19,7 +19,7 @@ from unit.driver.queues import QueueCard
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = Path(__file__).with_name("golden")
-PARENTS = {"crc": "crc", "queues": f"{ROOT / 'tests/unit/driver/queues.py'}:QueueCard"}
+PARENTS = {"crc": "crc", "mbochs": "mbochs", "queues": f"{ROOT / 'tests/unit/driver/queues.py'}:QueueCard"}
 FORMS = {"md": "markdown", "h": "c", "json": "json"}
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -63,7 +63,7 @@ def compile_c(source: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def facts(found: RegisterMap, function: str) -> Iterator[str]:
     """What must be true in C of each register and field; written out here, not by the code under test."""
     for bar in found.bars:
-        for register in bar.registers:
+        for register in bar.registers if bar.is_bar else ():
             name = f"{function}_{bar.name}_{register.name.replace('.', '_')}".upper()
             if name == "QUEUES_REGS_QUEUE_COUNT":  # the count of the array queue has this name
                 name += "_"

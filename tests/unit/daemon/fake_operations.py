@@ -7,8 +7,18 @@ from contextlib import contextmanager
 from uuid import UUID, uuid4
 
 from mdev_user.daemon.control import ControlServer
+from mdev_user.daemon.events import EventLog, EventReader
 from mdev_user.daemon.run_dir import RunDir
-from mdev_user.daemon.views import ClientView, DaemonView, MdevDetail, MdevView, ParentView, TypeView, ValuesView
+from mdev_user.daemon.views import (
+    ClientView,
+    DaemonView,
+    MdevDetail,
+    MdevView,
+    ParentView,
+    SnapshotView,
+    TypeView,
+    ValuesView,
+)
 from mdev_user.errors import AlreadyExists, Busy, ConfigError, NoDevice, NoSpace
 from mdev_user.vfio.inspection import (
     Decoded,
@@ -103,6 +113,7 @@ class FakeOperations:
         """Released once by each remove that begins to wait."""
         self.let_go = threading.Event()
         self.traces: list[FakeTrace] = []
+        self.log = EventLog(kept=100)
         self.fault: Exception | None = None
         """What ``types`` raises."""
 
@@ -164,6 +175,12 @@ class FakeOperations:
         self._find(uuid)
         self.traces.append(FakeTrace())
         return self.traces[-1]
+
+    def uevents(self, after: int | None, daemon: str | None) -> EventReader:
+        return self.log.reader(after, daemon)
+
+    def snapshot(self) -> SnapshotView:
+        return self.log.snapshot()
 
     def register_parent(self, specification: str) -> ParentView:
         if specification in self.registered:

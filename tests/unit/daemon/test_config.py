@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mdev_user.daemon import specification
-from mdev_user.daemon.config import Config, Given, LogLevel, Restart, load_config
+from mdev_user.daemon.config import Autostart, Config, Given, LogLevel, Restart, load_config
 from mdev_user.errors import ConfigError
 
 
@@ -23,6 +23,7 @@ def load(folder: Path, text: str, given: Given | None = None) -> Config:
 def test_without_a_file_there_are_defaults(tmp_path: Path) -> None:
     config = load_config(None, Given(run_dir=tmp_path, parents=["mtty"]))
     assert (config.log_level, config.restart) == (LogLevel.INFO, Restart.ALWAYS)
+    assert config.autostart is Autostart.MDEVCTL
     assert [parent.text for parent in config.parents] == ["mtty"]
 
 
@@ -32,6 +33,7 @@ def test_a_file_says_everything(tmp_path: Path) -> None:
         run_dir = "run"
         log_level = "debug"
         restart = "never"
+        autostart = "never"
         [[parent]]
         driver = "mtty"
         name = "first"
@@ -45,6 +47,7 @@ def test_a_file_says_everything(tmp_path: Path) -> None:
     """
     config = load(tmp_path, text, Given())
     assert (config.run_dir, config.log_level, config.restart) == (tmp_path / "run", LogLevel.DEBUG, Restart.NEVER)
+    assert config.autostart is Autostart.NEVER
     first, second = config.parents
     assert first.text == "mtty,name=first,host=shared,ports=24,fast=true,rate=0.5"
     assert (second.name, second.file, second.host) == ("card", tmp_path / "card.py", "shared")
@@ -58,7 +61,7 @@ def test_the_command_line_is_over_the_file(tmp_path: Path) -> None:
     assert [parent.text for parent in config.parents] == ["mtty,ports=2", "mbochs", "mtty,name=more"]
 
 
-KEYS = "(there are: run_dir, log_level, restart, reload, parent)"
+KEYS = "(there are: run_dir, log_level, restart, reload, autostart, parent)"
 WRONG = {
     'log_level = "loud"': "log_level: expected one of debug, info, warning, error, given 'loud'",
     'log_level = "warn"': "log_level: expected one of debug, info, warning, error, given 'warn'; "

@@ -74,7 +74,7 @@ def test_an_ordinary_users_definitions_are_his_own(short: Path, monkeypatch: pyt
     monkeypatch.setenv("HOME", str(short))
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
     assert mdevctl_definitions() == short / ".config/mdevctl.d"
-    assert mdevctl_definitions().is_dir()
+    assert (mdevctl_definitions() / "scripts.d/notifiers").is_dir()
 
 
 def test_a_wrong_link_is_set_right_and_a_folder_left_alone(run_dir: RunDir) -> None:
@@ -84,6 +84,7 @@ def test_a_wrong_link_is_set_right_and_a_folder_left_alone(run_dir: RunDir) -> N
     run_dir.prepare()
     assert (run_dir.root / "etc/mdevctl.d").is_dir()
     assert not (run_dir.root / "etc/mdevctl.d").is_symlink()
+    assert (run_dir.root / "etc/mdevctl.d/scripts.d/callouts").is_dir(), "mdevctl 1.2 ends without it"
     assert (run_dir.root / "usr/lib/mdevctl").readlink() == Path("/usr/lib/mdevctl")
 
 
@@ -198,6 +199,8 @@ def test_a_file_is_no_run_directory(run_dir: RunDir) -> None:
 def test_a_users_default_is_his_runtime_folder() -> None:
     assert default_run_dir({"XDG_RUNTIME_DIR": "/run/user/7"}, 7) == Path("/run/user/7/mdev-user")
     assert default_run_dir({}, 0) == Path("/run/mdev-user")
+    for uid in (0, 7):
+        assert default_run_dir({"MDEV_USER_RUN_DIR": "/a", "XDG_RUNTIME_DIR": "/run/user/7"}, uid) == Path("/a")
 
 
 @pytest.mark.parametrize("environment", [{}, {"XDG_RUNTIME_DIR": ""}, {"XDG_RUNTIME_DIR": "relative"}])

@@ -179,6 +179,17 @@ def test_an_old_driver_offloads_after_a_reload_that_was_refused(host: Host, text
         eventually(lambda: read(guest, OUT) == 10, 60)
 
 
+def test_a_reload_changes_the_identity_of_a_parent_that_is_no_pci_function(host: Host) -> None:
+    changed = DRIVER.replace("device=7", "device=8")
+    host.service.do(Load("4d44:00:01.0", f"{host.file}:Cards", {}))
+    try:
+        host.reload(changed)
+        with pytest.raises(MdevUserError, match=r"identity: expected .*device=7.* as before, given .*device=8"):
+            host.service.do(Reload("4d44:00:01.0"))
+    finally:
+        host.service.do(Unload("4d44:00:01.0"))
+
+
 def test_an_old_driver_offloads_what_it_was_loaded_with(host: Host) -> None:
     with host.guest(host.create()) as guest:
         host.file.write_text(DRIVER.replace("2 * value", "3 * value"))

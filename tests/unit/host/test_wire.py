@@ -9,6 +9,7 @@ import pytest
 from mdev_user.host import wire
 from mdev_user.host.wire import Answer, Call, Inspection, Packet, ParentDescription, Value
 from mdev_user.mdev.types import MdevAttribute, MdevType
+from mdev_user.pci.identity import PciId
 from mdev_user.vfio.inspection import (
     Change,
     Decoded,
@@ -53,7 +54,7 @@ VALUES: list[Value] = [
     1 << 60,
     "text\n",
     ParentDescription("mtty", [MdevType("1", "One", None), MdevType("2", "Two", "of it")], None, [ATTRIBUTE]),
-    ParentDescription("card", [MdevType("x")], 4, []),
+    ParentDescription("card", [MdevType("x")], 4, [], [], PciId(0x4348, 0x3253, 0x070002, subsystem=1)),
     Inspection(42, 0, "qemu", 1 << 40, "the client went away", {"reads": 1 << 50, "slowest_step": "read"}),
     Inspection(None, 0, "", 0, "", {}),
     wire.Values(opened=True, values=[NamedValue("regs.wide", (1 << 64) - 1, size=8, region=0, fields=FIELDS)]),

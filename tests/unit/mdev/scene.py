@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event as Flag
@@ -23,6 +24,9 @@ from mdev_user.mdev.types import MdevType
 PATIENCE = 20.0
 """Seconds after which a test that waits for a thread gives up."""
 
+FIRST = ("DRIVER_ADDED", "PARENT_REGISTERED", "DRIVER_LOADED")
+LAST = ("PARENT_UNREGISTERED", "DRIVER_REMOVED")
+"""Of a driver's first parent, and of its last."""
 CREATED = ("MDEV_ADDED", "GROUP_ADDED", "VFIO_ADDED", "MDEV_BOUND", "MDEV_LINKED")
 UNBOUND = ("VFIO_REMOVED", "GROUP_REMOVED", "MDEV_UNBOUND")
 REMOVED = ("MDEV_UNLINKED", "MDEV_HIDDEN", *UNBOUND, "MDEV_REMOVED")
@@ -100,8 +104,8 @@ class Driver:
 class Scene:
     """A bus with one driver and a log of its events."""
 
-    def __init__(self) -> None:
-        self.bus = Bus()
+    def __init__(self, taken_groups: Sequence[int] = ()) -> None:
+        self.bus = Bus(taken_groups)
         self.driver = Driver()
         self.bus.register_driver(self.driver)
         self.events: list[Event] = []
@@ -189,6 +193,7 @@ def check_events(events: list[Event]) -> None:
     """Numbers without a gap; every life whole, also when a parent begins to go; mdevs only on registered parents."""
     assert [each.number for each in events] == list(range(1, len(events) + 1)), "the numbers have a gap"
     _check_parents(events)
+    _check_drivers(events)
     _check_lives(events)
     for at, each in enumerate(events):
         if each.kind is EventKind.PARENT_UNREGISTERING:
@@ -201,9 +206,31 @@ def _check_parents(events: list[Event]) -> None:
         if each.kind is EventKind.PARENT_REGISTERED:
             assert each.parent.name not in registered, f"{each.parent.name} is registered twice"
             registered[each.parent.name] = each.parent
-        assert registered.get(each.parent.name) is each.parent, f"event {each.number}: its parent is not registered"
+        if each.kind not in {EventKind.DRIVER_ADDED, EventKind.DRIVER_REMOVED}:
+            assert registered.get(each.parent.name) is each.parent, f"event {each.number}: its parent is not registered"
         if each.kind is EventKind.PARENT_UNREGISTERED:
             del registered[each.parent.name]
+
+
+def _check_drivers(events: list[Event]) -> None:
+    """A driver comes with its first parent and goes with its last, and nothing is told in between."""
+    told = [(each.kind.name, each.parent.name) for each in events]
+    parents: Counter[str] = Counter()
+    expected: Counter[str] = Counter()
+    for at, each in enumerate(events):
+        driver, name = each.parent.ops.driver_name, each.parent.name
+        if each.kind is EventKind.PARENT_REGISTERED:
+            parents[driver] += 1
+            if parents[driver] == 1:
+                expected.update(FIRST)
+                assert told[at - 1 : at + 2] == [(kind, name) for kind in FIRST], f"{driver} does not come with {name}"
+        if each.kind is EventKind.PARENT_UNREGISTERED:
+            parents[driver] -= 1
+            if not parents[driver]:
+                expected.update(LAST)
+                assert told[at : at + 2] == [(kind, name) for kind in LAST], f"{driver} does not go with {name}"
+    for kind in ("DRIVER_ADDED", "DRIVER_LOADED", "DRIVER_REMOVED"):
+        assert [each for each, _ in told].count(kind) == expected[kind], f"{kind} is told without a reason"
 
 
 def _check_lives(events: list[Event]) -> None:

@@ -33,7 +33,7 @@ def test_events_of_a_remove_are_in_the_kernels_order() -> None:
     start = len(scene.events)
     scene.bus.remove(uuid_of(1))
     assert scene.kinds(start) == REMOVED
-    bound = Binding("vfio_mdev", 0)
+    bound = Binding("test", 0)
     assert [each.binding for each in scene.events[start:]] == [bound] * 5 + [None]
     assert mdev.state is State.REMOVING
     check_nothing_left(scene, parent)
@@ -128,7 +128,7 @@ def test_remove_of_an_unbound_mdev_does_not_ask_the_driver() -> None:
     scene = Scene()
     parent = scene.parent()
     mdev = scene.bus.create(parent, "test-one", uuid_of(1))
-    scene.bus.unbind(mdev, "vfio_mdev")
+    scene.bus.unbind(mdev, "test")
     scene.driver.on_remove = raise_bug
     start = len(scene.events)
     scene.bus.remove(uuid_of(1))

@@ -15,6 +15,8 @@ from mdev_user.mdev.registration import Registration
 from mdev_user.mdev.types import MdevAttribute, MdevType
 from unit.mdev.scene import (
     CREATED,
+    FIRST,
+    LAST,
     PATIENCE,
     REMOVED,
     Gate,
@@ -66,7 +68,7 @@ def test_second_parent_of_one_name_is_eexist() -> None:
         scene.parent()
     assert caught.value.errno == errno.EEXIST
     assert scene.bus.parents() == [parent]
-    assert scene.kinds() == ("PARENT_REGISTERED",)
+    assert scene.kinds() == FIRST
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/"])
@@ -146,6 +148,19 @@ def test_absent_operations_are_einval() -> None:
         assert caught.value.errno == errno.EINVAL
 
 
+def test_driver_comes_with_its_first_parent_and_goes_with_its_last() -> None:
+    scene, other = Scene(), Parent()
+    other.driver_name = "other"
+    first, second = scene.parent(), scene.parent(name="q")
+    scene.parent(other, "r")
+    scene.bus.unregister_parent(first)
+    scene.bus.unregister_parent(second)
+    gone = ("PARENT_UNREGISTERING", "PARENT_UNREGISTERED")
+    assert scene.kinds() == (*FIRST, "PARENT_REGISTERED", *FIRST, *gone, *gone, "DRIVER_REMOVED")
+    assert [each.parent.name for each in scene.events] == [*"ppp", "q", *"rrr", *"pp", *"qqq"]
+    check_events(scene.events)
+
+
 def test_unregistering_removes_the_mdevs_oldest_first() -> None:
     scene = Scene()
     parent, other = scene.parent(), scene.parent(name="other")
@@ -164,7 +179,7 @@ def test_unregistering_removes_the_mdevs_oldest_first() -> None:
 def test_unbound_mdevs_go_with_their_parent() -> None:
     scene = Scene()
     parent = scene.parent()
-    scene.bus.unbind(scene.bus.create(parent, "test-one", uuid_of(1)), "vfio_mdev")
+    scene.bus.unbind(scene.bus.create(parent, "test-one", uuid_of(1)), "test")
     scene.bus.unregister_parent(parent)
     check_nothing_left(scene, parent)
 
@@ -176,7 +191,7 @@ def test_second_unregistration_does_nothing() -> None:
     again = scene.parent()
     scene.bus.unregister_parent(parent)
     assert scene.bus.parents() == [again]
-    assert scene.kinds() == ("PARENT_REGISTERED", "PARENT_UNREGISTERING", "PARENT_UNREGISTERED", "PARENT_REGISTERED")
+    assert scene.kinds() == (*FIRST, "PARENT_UNREGISTERING", *LAST, *FIRST)
 
 
 def test_nothing_can_be_created_through_a_kept_parent() -> None:
@@ -206,8 +221,7 @@ def test_unregistration_waits_for_a_running_create_and_takes_its_mdev() -> None:
         mdev = creating.result(PATIENCE)
         leaving.result(PATIENCE)
     assert mdev.state is State.REMOVING
-    tail = ("PARENT_UNREGISTERING", *REMOVED, "PARENT_UNREGISTERED")
-    assert scene.kinds() == ("PARENT_REGISTERED", *CREATED, *tail)
+    assert scene.kinds() == (*FIRST, *CREATED, "PARENT_UNREGISTERING", *REMOVED, *LAST)
     check_nothing_left(scene, parent)
 
 
@@ -225,7 +239,7 @@ def test_unregistration_waits_for_a_blocked_remove() -> None:
         gate.open()
         removing.result(PATIENCE)
         leaving.result(PATIENCE)
-    assert scene.kinds()[-3:] == ("MDEV_REMOVED", "PARENT_UNREGISTERING", "PARENT_UNREGISTERED")
+    assert scene.kinds()[-4:] == ("MDEV_REMOVED", "PARENT_UNREGISTERING", *LAST)
     check_events(scene.events)
     check_nothing_left(scene, parent)
 

@@ -12,8 +12,11 @@ from mdev_user.mdev.bus import Bus
 from mdev_user.mdev.device import Mdev
 from mdev_user.mdev.ops import LifecycleOps
 from mdev_user.mdev.types import MdevAttribute, MdevType
-from mdev_user.sysfs.layout import Layout, OnChown, device_path
+from mdev_user.sysfs.layout import Layout
+from mdev_user.sysfs.mdevs import OnChown
+from mdev_user.sysfs.paths import device_path
 from mdev_user.sysfs.tree import Directory, Link, Tree
+from mdev_user.sysfs.uevents import Uevent
 
 PATIENCE = 20.0
 """Seconds after which a test that waits for a thread gives up."""
@@ -140,7 +143,9 @@ class Scene:
         self.tree = Tree()
         self.driver = Driver()
         self.bus.register_driver(self.driver)
-        self.bus.subscribe(Layout(self.bus, self.tree, on_chown=on_chown).on_event)
+        self.announced: list[Uevent] = []
+        layout = Layout(self.bus, self.tree, on_chown=on_chown, announce=self.announced.append, cpus=2)
+        self.bus.subscribe(layout.on_event)
         self.empty = self.listing()
         self.mtty = Mtty()
         self.parent = self.bus.register_parent("mtty", self.mtty)

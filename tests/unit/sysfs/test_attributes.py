@@ -7,13 +7,14 @@ import pytest
 
 from mdev_user.errors import errno_of
 from mdev_user.mdev.device import State
-from mdev_user.sysfs.attributes import check_uevent
-from mdev_user.sysfs.layout import device_path
+from mdev_user.sysfs.paths import device_path
 from mdev_user.sysfs.tree import Attribute
+from mdev_user.sysfs.uevent_file import asked_for
+from mdev_user.sysfs.uevents import Uevent
 from unit.sysfs.scene import MDPY, MTTY, MTTY_TYPES, PATIENCE, UUID1, UUID2, Scene, until, uuid_of
 
 DEVICE = f"devices/virtual/mtty/mtty/{UUID1}"
-DRIVER = "bus/mdev/drivers/vfio_mdev"
+DRIVER = "bus/mdev/drivers/mtty"
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_a_fresh_tree_shows(scene: Scene, path: str, text: str) -> None:
     [
         (f"{MTTY}/available_instances", "23\n"),
         (f"{MTTY_TYPES}/mtty-2/available_instances", "11\n"),
-        (f"{DEVICE}/uevent", "DRIVER=vfio_mdev\n"),
+        (f"{DEVICE}/uevent", "DRIVER=mtty\n"),
         (f"{DEVICE}/vendor/sample_mdev_dev", f"This is MDEV {UUID1}\n"),
         (f"{DEVICE}/vendor/speed", "115200\n"),
         (f"{DEVICE}/vfio-dev/vfio0/uevent", ""),
@@ -185,18 +186,18 @@ def test_an_unknown_name_is_enodev(scene: Scene, file: str, text: bytes) -> None
 def test_unbind_of_an_unbound_and_bind_of_a_bound_mdev_are_enodev(scene: Scene) -> None:
     mdev, name = scene.create(), str(UUID1).encode()
     assert store(scene, f"{DRIVER}/bind", name) == -errno.ENODEV
-    scene.bus.unbind(mdev, "vfio_mdev")
+    scene.bus.unbind(mdev, "mtty")
     assert store(scene, f"{DRIVER}/unbind", name) == -errno.ENODEV
 
 
-def test_drivers_probe_binds_what_is_unbound_and_leaves_what_is_bound(scene: Scene) -> None:
+def test_drivers_probe_knows_every_mdev_and_binds_none(scene: Scene) -> None:
     mdev, name = scene.create(), str(UUID1).encode()
     bound = mdev.binding
     assert store(scene, "bus/mdev/drivers_probe", name) == 36
     assert mdev.binding is bound
-    scene.bus.unbind(mdev, "vfio_mdev")
+    scene.bus.unbind(mdev, "mtty")
     assert store(scene, "bus/mdev/drivers_probe", name) == 36
-    assert mdev.binding is not None
+    assert mdev.binding is None
 
 
 def test_an_mdev_that_is_going_has_no_name_on_the_bus(scene: Scene) -> None:
@@ -219,14 +220,64 @@ def test_autoprobe_remembers_and_does_not_stop_a_create(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "action", "properties"),
     [
-        b"add", b"change\n", b"remove\0", b"bind", b"move", b"online",
-        b"add 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", b"add 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001 A=1 B2=x",
+        (b"add", "add", {"SYNTH_UUID": "0"}),
+        (b"change\n", "change", {"SYNTH_UUID": "0"}),
+        (b"remove\0", "remove", {"SYNTH_UUID": "0"}),
+        (f"bind {UUID1}".encode(), "bind", {"SYNTH_UUID": str(UUID1)}),
+        (
+            f"move {UUID1} A=1 B2=x".encode(),
+            "move",
+            {"SYNTH_UUID": str(UUID1), "SYNTH_ARG_A": "1", "SYNTH_ARG_B2": "x"},
+        ),
     ],
-)  # fmt: skip
-def test_uevent_takes_an_action(text: bytes) -> None:
-    check_uevent(text)
+)
+def test_uevent_takes_an_action(text: bytes, action: str, properties: dict[str, str]) -> None:
+    assert asked_for(text) == (action, properties)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("bus/mdev", Uevent("add", "/bus/mdev", "bus", {"SYNTH_UUID": "0"})),
+        (DRIVER, Uevent("add", f"/{DRIVER}", "drivers", {"SYNTH_UUID": "0"})),
+        ("module/mtty", Uevent("add", "/module/mtty", "module", {"SYNTH_UUID": "0"})),
+        (
+            "devices/virtual/mtty/mtty",
+            Uevent("add", "/devices/virtual/mtty/mtty", "mtty", {"SYNTH_UUID": "0"}),
+        ),
+        (DEVICE, Uevent("add", f"/{DEVICE}", "mdev", {"SYNTH_UUID": "0", "DRIVER": "mtty"})),
+        (
+            "devices/virtual/vfio/0",
+            Uevent("add", "/devices/virtual/vfio/0", "vfio", {"SYNTH_UUID": "0", "DEVNAME": "vfio/0"}),
+        ),
+        (
+            f"{DEVICE}/vfio-dev/vfio0",
+            Uevent("add", f"/{DEVICE}/vfio-dev/vfio0", "vfio-dev", {"SYNTH_UUID": "0"}),
+        ),
+    ],
+)
+def test_what_is_written_to_uevent_is_announced_of_its_device(scene: Scene, path: str, expected: Uevent) -> None:
+    scene.create()
+    assert store(scene, f"{path}/uevent", b"add\n") == 4
+    assert scene.announced == [expected]
+    assert list(scene.announced[0].properties) == list(expected.properties)
+
+
+@pytest.mark.parametrize("arguments", [" A=" + "1" * 2000, "".join(f" A{number}=1" for number in range(60))])
+def test_a_uevent_that_is_too_large_is_enomem(scene: Scene, arguments: str) -> None:
+    assert store(scene, "bus/mdev/uevent", f"add {UUID1}{arguments}".encode()) == -errno.ENOMEM
+    assert scene.announced == []
+    less = arguments[:-100] if len(arguments) > 1000 else arguments.rpartition(" ")[0]
+    assert store(scene, "bus/mdev/uevent", f"add {UUID1}{less}".encode()) == 40 + len(less)
+
+
+def test_an_unbound_mdev_is_announced_without_a_driver(scene: Scene) -> None:
+    scene.bus.unbind(scene.create(), "mtty")
+    assert store(scene, f"{DEVICE}/uevent", f"change {UUID2} A=1".encode()) == 47
+    expected = {"SYNTH_UUID": str(UUID2), "SYNTH_ARG_A": "1"}
+    assert scene.announced == [Uevent("change", f"/{DEVICE}", "mdev", expected)]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +292,7 @@ def test_uevent_takes_an_action(text: bytes) -> None:
 def test_uevent_refuses_what_is_no_action(scene: Scene, file: str, text: bytes) -> None:
     scene.create()
     assert store(scene, file, text) == -errno.EINVAL
+    assert scene.announced == []
 
 
 def test_the_groups_type_cannot_be_changed(scene: Scene) -> None:

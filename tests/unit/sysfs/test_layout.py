@@ -18,7 +18,7 @@ from unit.sysfs.scene import MTTY, PATIENCE, UUID1, UUID2, Mdpy, Mtty, Scene, un
 
 DEVICE = f"devices/virtual/mtty/mtty/{UUID1}"
 BUS_LINK = f"bus/mdev/devices/{UUID1}"
-DRIVER_LINK = f"bus/mdev/drivers/vfio_mdev/{UUID1}"
+DRIVER_LINK = f"bus/mdev/drivers/mtty/{UUID1}"
 GROUP = "kernel/iommu_groups/0"
 
 IDENTITY = {DEVICE, f"{DEVICE}/uevent", f"{DEVICE}/subsystem", BUS_LINK}
@@ -60,10 +60,9 @@ UNBIND = [("VFIO_REMOVED", VFIO), ("GROUP_REMOVED", IN_GROUP), ("MDEV_UNBOUND", 
 
 SKELETON = {
     "bus", "bus/mdev", "bus/mdev/devices", "bus/mdev/drivers", "bus/mdev/drivers_autoprobe", "bus/mdev/drivers_probe",
-    "bus/mdev/uevent", "bus/mdev/drivers/vfio_mdev", "bus/mdev/drivers/vfio_mdev/bind",
-    "bus/mdev/drivers/vfio_mdev/uevent", "bus/mdev/drivers/vfio_mdev/unbind",
+    "bus/mdev/uevent",
     "class", "class/mdev_bus", "class/vfio", "class/vfio-dev", "devices", "devices/virtual",
-    "kernel", "kernel/iommu_groups",
+    "kernel", "kernel/iommu_groups", "module",
 }  # fmt: skip
 
 
@@ -120,13 +119,15 @@ def test_link_texts_are_the_kernels() -> None:
         "class/mdev_bus/mdpy": "../../devices/virtual/mdpy/mdpy",
         "class/mtty/mtty": "../../devices/virtual/mtty/mtty",
         "class/mdpy/mdpy": "../../devices/virtual/mdpy/mdpy",
+        "bus/mdev/drivers/mtty/module": "../../../../module/mtty",
+        "bus/mdev/drivers/mdpy/module": "../../../../module/mdpy",
         "class/vfio/0": "../../devices/virtual/vfio/0",
         "class/vfio-dev/vfio0": f"../../{DEVICE}/vfio-dev/vfio0",
         "devices/virtual/mtty/mtty/subsystem": "../../../../class/mtty",
         "devices/virtual/mdpy/mdpy/subsystem": "../../../../class/mdpy",
         "devices/virtual/vfio/0/subsystem": "../../../../class/vfio",
         f"{MTTY}/devices/{UUID1}": f"../../../{UUID1}",
-        f"{DEVICE}/driver": f"{up}/bus/mdev/drivers/vfio_mdev",
+        f"{DEVICE}/driver": f"{up}/bus/mdev/drivers/mtty",
         f"{DEVICE}/iommu_group": f"{up}/kernel/iommu_groups/0",
         f"{DEVICE}/mdev_type": "../mdev_supported_types/mtty-1",
         f"{DEVICE}/subsystem": f"{up}/bus/mdev",
@@ -181,17 +182,17 @@ def test_unbind_takes_the_drivers_part_and_bind_brings_it_back() -> None:
     mdev = scene.create()
     whole = scene.listing()
     watch = Watch(scene)
-    scene.bus.unbind(mdev, "vfio_mdev")
+    scene.bus.unbind(mdev, "mtty")
     assert watch.gone == UNBIND
     assert scene.device(mdev) == {"mdev_type", "remove", "subsystem", "uevent"}
-    scene.bus.bind(mdev, "vfio_mdev")
+    scene.bus.bind(mdev, "mtty")
     assert scene.listing() == whole
 
 
 def test_an_unbound_mdev_is_removed_whole() -> None:
     scene = Scene()
     before = scene.listing()
-    scene.bus.unbind(scene.create(), "vfio_mdev")
+    scene.bus.unbind(scene.create(), "mtty")
     scene.bus.remove(UUID1)
     assert scene.listing() == before
 
@@ -231,7 +232,7 @@ def test_a_parent_that_goes_takes_all_of_its_own_and_nothing_else() -> None:
     watch = Watch(scene)
     scene.bus.unregister_parent(scene.parent)
     kinds = [kind for kind, _ in watch.gone]
-    assert kinds == ["PARENT_UNREGISTERING", *(kind for kind, _ in REMOVE), "PARENT_UNREGISTERED"]
+    assert kinds == ["PARENT_UNREGISTERING", *(kind for kind, _ in REMOVE), "PARENT_UNREGISTERED", "DRIVER_REMOVED"]
     assert watch.gone[0] == ("PARENT_UNREGISTERING", {"class/mdev_bus/mtty"})
     assert set(scene.listing()) == SKELETON | set(mdpy) | {"devices/virtual"}
     scene.bus.register_parent("mtty", Mtty())
@@ -299,8 +300,8 @@ def test_an_mdev_costs_less_than_20_kib() -> None:
 def test_events_reach_the_layout_without_errors(caplog: pytest.LogCaptureFixture) -> None:
     """A listener that fails is only logged by the bus: this is where it would be seen."""
     scene = Scene()
-    scene.bus.unbind(scene.create(), "vfio_mdev")
-    scene.bus.bind(scene.bus.mdev(UUID1), "vfio_mdev")
+    scene.bus.unbind(scene.create(), "mtty")
+    scene.bus.bind(scene.bus.mdev(UUID1), "mtty")
     scene.bus.remove(UUID1)
     scene.bus.unregister_parent(scene.parent)
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []

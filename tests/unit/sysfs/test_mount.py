@@ -91,8 +91,8 @@ def test_the_mounts_of_a_place_are_found_in_mountinfo(monkeypatch: Patch) -> Non
         "38 36 0:42 / /run/a\\040b\\134c/sys rw - ext4 /dev/vda rw\n"
     )
     monkeypatch.setattr(Path, "read_text", lambda _path, errors: lines)
-    assert mountpoint._mounted(Path("/run/a b\\c/sys")) == ["ext4", "fuse.mdev-user"]
-    assert mountpoint._mounted(Path("/run")) == []
+    assert mountpoint.mounted(Path("/run/a b\\c/sys")) == ["ext4", "fuse.mdev-user"]
+    assert mountpoint.mounted(Path("/run")) == []
 
 
 def test_something_else_on_the_place_is_left_alone(monkeypatch: Patch) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from mdev_user.sysfs.layout import device_path
 from mdev_user.sysfs.operations import Operations
+from mdev_user.sysfs.paths import device_path
 from mdev_user.sysfs.tree import Rule
 from unit.sysfs.scene import MTTY, UUID1, Scene
 
@@ -22,6 +22,10 @@ class Session:
 
     def __init__(self) -> None:
         self.begun = 0
+        self.uid = 0
+
+    def caller(self) -> int:
+        return self.uid
 
     def begin(self) -> None:
         self.begun += 1
@@ -85,7 +89,7 @@ def test_the_kernel_keeps_no_name(served: Fixture) -> None:
     config = Config()
     served.operations.init_with_config(None, config)
     assert (config.entry_timeout, config.negative_timeout) == (0, 0)
-    assert config.attr_timeout <= 0.001
+    assert config.attr_timeout >= 3600  # what it holds, it may use when the name is gone
     assert (config.use_ino, config.nullpath_ok, served.session.begun) == (1, 1, 1)
 
 
@@ -223,7 +227,8 @@ def test_an_open_directory_that_is_gone_lists_empty(served: Fixture) -> None:
     number = served.operations.opendir(DEVICE)
     served.scene.bus.remove(UUID1)
     assert [name for name, _, _ in served.operations.readdir(None, number)] == [".", ".."]
-    assert errno_from(lambda: served.operations.opendir(DEVICE)) == errno.ENOENT
+    number = served.operations.opendir(DEVICE)  # which the kernel asks where it still holds it
+    assert [name for name, _, _ in served.operations.readdir(None, number)] == [".", ".."]
     assert errno_from(lambda: served.operations.opendir("/bus/mdev/uevent")) == errno.ENOTDIR
 
 
@@ -270,4 +275,4 @@ def test_a_blocked_show_holds_no_lock(served: Fixture) -> None:
 
     served.scene.mtty.on_show = show
     assert served.read(served.open(SPEED)) == b"ok\n"
-    assert seen == [b"DRIVER=vfio_mdev\n", 4]
+    assert seen == [b"DRIVER=mtty\n", 4]

@@ -1,0 +1,78 @@
+"""A process beside a program: it tells libudev's listeners of the daemon's uevents while the program runs."""
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import closing
+from typing import NoReturn
+
+from mdev_user.daemon.broadcast import broadcast
+from mdev_user.daemon.client import Client
+from mdev_user.daemon.run_dir import RunDir
+from mdev_user.errors import MdevUserError
+from mdev_user.sysfs.netlink import UdevSender
+
+_READY = b"ready"
+_MOST = 4096
+_STANDARD = (0, 1, 2)
+
+
+def start_announcer(run_dir: RunDir) -> None:
+    """Return when everything that happens from now on will be told, in this process's network namespace.
+
+    The process that tells is nobody's child and has no terminal; it ends with this process, whatever program that
+    becomes. Call it with one thread. MdevUserError when the daemon cannot be followed.
+    """
+    program = os.pidfd_open(os.getpid())
+    heard, says = os.pipe()
+    between = os.fork()
+    if not between:
+        _begin_session(lambda: _announce(run_dir, program, says))
+    os.close(says)
+    os.close(program)
+    os.waitpid(between, 0)
+    with os.fdopen(heard, "rb") as answers:
+        answer = answers.read(_MOST)
+    if answer != _READY:
+        raise MdevUserError(f"no uevents can be told: {answer.decode(errors='replace') or 'who tells them died'}")
+
+
+def _begin_session(work: Callable[[], NoReturn]) -> NoReturn:
+    """In the child: become nobody's child, in a session without a terminal."""
+    try:
+        os.setsid()
+        if not os.fork():
+            work()
+    finally:
+        os._exit(0)
+
+
+def _announce(run_dir: RunDir, program: int, says: int) -> NoReturn:
+    _let_go(program, says)
+    answer = [_READY]
+
+    def ready() -> None:
+        os.write(says, answer.pop())
+        os.close(says)
+
+    try:
+        with closing(UdevSender()) as sender:
+            broadcast(Client(run_dir), sender, program, ready)
+    except (MdevUserError, OSError) as error:
+        if answer:
+            os.write(says, str(error).encode()[:_MOST])
+    finally:
+        os._exit(0)
+
+
+def _let_go(*kept: int) -> None:
+    """Of everything of the program's but these: who waits for the end of its output must not wait for us."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in _STANDARD:
+        os.dup2(nothing, fd)
+    most = max(kept)
+    for fd in range(len(_STANDARD), most):
+        if fd not in kept:
+            os.closerange(fd, fd + 1)
+    os.closerange(most + 1, os.sysconf("SC_OPEN_MAX"))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
