@@ -12,6 +12,7 @@ with Guest(Card, "small") as guest:
 """
 
 from collections.abc import Iterable
+from mmap import mmap
 from threading import Lock
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -197,7 +198,7 @@ class Guest(NamedRegisters):
             if at := self._find(capability):
                 control = int.from_bytes(self.read_config(at + 2, 2), "little") & ~bit
                 self.write_config(at + 2, control.to_bytes(2, "little"))
-        self._wires.arm(Irq.INTX, 1)
+        self._wires.arm(Irq.INTX, self.vectors(Irq.INTX))
 
     def vectors(self, kind: Irq) -> int:
         """How many vectors the function has of a kind of interrupt; 0 when it has not the kind."""
@@ -266,7 +267,7 @@ class Guest(NamedRegisters):
         finalize(self, jobs.cancel_all)  # a test may forget its guest: what was not begun is no mistake then
         for address, size in self.memory.blocks.items():
             self._vfio.dma.map(_mapping(address, size))
-        self._wires.arm(Irq.INTX, 1)
+        self._wires.arm(Irq.INTX, self.vectors(Irq.INTX))
         enabled = layout.COMMAND_IO | layout.COMMAND_MEMORY | layout.COMMAND_MASTER
         self.write_config(layout.COMMAND, enabled.to_bytes(2, "little"))
 
@@ -358,10 +359,12 @@ class _Regions:
     fd = -1
 
     def __init__(self) -> None:
-        self._regions: dict[int, bytearray] = {}
+        self._regions: dict[int, mmap] = {}
 
     def view(self, index: int, size: int) -> memoryview:
-        return memoryview(self._regions.setdefault(index, bytearray(size)))
+        if index not in self._regions:
+            self._regions[index] = mmap(-1, size)  # takes no room where nobody touches it
+        return memoryview(self._regions[index])
 
 
 def _mapping(address: int, size: int) -> Mapping:

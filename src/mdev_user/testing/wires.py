@@ -27,14 +27,16 @@ class Wires:
         return most if wanted is None else wanted
 
     def arm(self, kind: Irq, count: int) -> None:
-        """Listen to the vectors of ``kind``, and to no others."""
+        """Listen to the vectors of ``kind``, if any, and to no others."""
         self._device.ioctl(SetIrqs(self.kind, 0, 0, IrqAction.TRIGGER))
         self.kind = kind
         wires = tuple(_Wire(self._listener(kind, vector)) for vector in range(count))
-        self._device.ioctl(SetIrqs(kind, 0, count, IrqAction.TRIGGER, eventfds=wires))
+        if wires:
+            self._device.ioctl(SetIrqs(kind, 0, count, IrqAction.TRIGGER, eventfds=wires))
 
     def unmask(self) -> None:
-        self._device.ioctl(SetIrqs(Irq.INTX, 0, 1, IrqAction.UNMASK))
+        if self._device.irq_info(Irq.INTX).count:
+            self._device.ioctl(SetIrqs(Irq.INTX, 0, 1, IrqAction.UNMASK))
 
     def _listener(self, kind: Irq, vector: int) -> Callable[[], None]:
         return self._count_signal if kind is Irq.INTX else lambda: self._messages.append(vector)

@@ -367,7 +367,7 @@ def test_part_has_registers_of_its_own() -> None:
         assert guest.pin
         with pytest.raises(DriverError, match=r"Everything has no part ports\[2\]; did you mean"):
             guest.part("ports", 2)
-        with pytest.raises(DriverError, match="expected a register of Regs, given PortRegs"):
+        with pytest.raises(DriverError, match="expected a register of Regs, Desk, given PortRegs"):
             guest.read(everything.PortRegs.level)
 
 

@@ -8,7 +8,7 @@ import msgspec
 import mdev_user.driver.parent as parent_module
 from mdev_user.driver.members import declarations
 from mdev_user.driver.parent import Parent
-from mdev_user.driver.pools import Pool
+from mdev_user.driver.pools import NO_END, Pool
 from mdev_user.errors import NoSpace
 from mdev_user.mdev.device import Mdev
 from mdev_user.mdev.parent import MdevParent
@@ -38,9 +38,8 @@ class Ledger:
         self._made = 0
 
     def available(self, type_name: str) -> int:
-        return min(
-            self._room(name, pool, type_name) for name, pool in self._pools.items() if self._need(name, type_name)
-        )
+        rooms = (self._room(name, pool, type_name) for name, pool in self._pools.items() if self._need(name, type_name))
+        return min(rooms, default=NO_END)
 
     def _room(self, name: str, pool: Pool, type_name: str) -> int:
         others = {each.type.name for each in self.holders if self._need(name, each.type.name)} - {type_name}

@@ -51,7 +51,7 @@ class FreshInterpreters:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mdev_user.testing.conformance.zygote"],
+                [sys.executable, "-P", "-m", "mdev_user.testing.conformance.zygote"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # what a driver logs a thousand times over

@@ -65,13 +65,19 @@ def _map(parent: _AnyParent, setting: Setting) -> Map:
         ]
         made.targets += [target for target, _slot in targets]
         made.commands += [target for target, slot in targets if slot.path in told]
-    regions = {region: player.guest.region_size(region) for region in (*range(6), int(Region.CONFIG))}
+    regions = {region: player.guest.region_size(region) for region in _regions(player)}
     made.sizes = {region: size for region, size in regions.items() if size}
     for name, each in declarations(parent.function).items():
         if isinstance(each, Attribute) and each._writable:
             made.attributes[f"{each._group}/{name}".removeprefix("/")] = _texts(each)
     made.kinds += [int(kind) for kind in (Irq.MSI, Irq.MSIX) if player.guest.vectors(kind)]
     return made
+
+
+def _regions(player: Player) -> list[int]:
+    """The indexes of those that a user may have."""
+    function = player.guest.device.function
+    return [*range(6), int(Region.CONFIG), *function._plan.device_regions(function.profile)]
 
 
 def _slots(bar: Bar) -> Sequence[Slot]:

@@ -36,9 +36,11 @@ class QuietReads:
     def _is_quiet(self, operation: Operation) -> bool:
         if not isinstance(operation, Read):
             return False
+        if operation.region > Region.CONFIG and operation.region not in self._loud:
+            return False
         end = operation.offset + operation.count
         loud = self._loud.get(operation.region, ())
-        return operation.region <= Region.CONFIG and not any(operation.offset < stop and at < end for at, stop in loud)
+        return not any(operation.offset < stop and at < end for at, stop in loud)
 
 
 def _computed(unit: type, bar: type) -> set[str]:
