@@ -62,11 +62,12 @@ What an access means: [access](access.md).
     {
         "Declaring registers": "Bar U8,U16,U32,U64 Register Flag Field RegisterFile Each "
         "Access,RW,RO,WO,RW1C,RW1S,RC,RSVD,UNIMPL Ref",
-        "Functions and parts": "Function PciId Part Parts Memory on_write on_read on_write_each on_read_each ResetKind",
+        "Functions and parts": "Function PciId Part Parts Memory DeviceRegion Alias RegionType,GFX_EDID "
+        "on_write on_read on_write_each on_read_each ResetKind",
         "Interrupts": "Interrupt pending Message INTX MSI MSIX",
         "Jobs": "job worker Dma sleep offload",
         "State": "Saved Table Session Attribute attribute Snapshot SavedJob",
-        "Parents": "Parent Profile Pool",
+        "Parents": "Parent Profile Pool Instances",
         "PCI capabilities": "PowerManagement PciExpress VendorSpecific",
         "Errors": "DriverError GuestError DmaFault StateError NoSpace NotSupported OutOfRange UnknownRequest",
         "Sizes": "PAGE,KiB,MiB,GiB",
@@ -77,18 +78,24 @@ What an access means: [access](access.md).
 )
 TESTING = Reference(
     testing,
-    """# Testing a driver
+    """# Testing
 
 All names of `mdev_user.testing`. Written from the source by `{command}`; do not edit.
 
-In use: [test a driver](../how-to/test-a-driver.md).
+In use: [test a driver](../how-to/test-a-driver.md), [test your mdev code](../how-to/test-your-mdev-code.md). In pytest
+the fixture `mdev_host` is a `MdevHost` without parents, and `make_mdev_host(*parents)` makes more.
 """,
-    {"A guest in memory": "Guest NoEnd", "What must hold of every driver": "check CheckFailed Report both_ways"},
+    {
+        "A guest in memory": "Guest NoEnd",
+        "What must hold of every driver": "check CheckFailed Report both_ways",
+        "A host of one's own": "MdevHost HostParent Faults UeventLine HostFailed",
+        "Faults as values": "CreateFails CreateTakes RemoveTakes AttributeFails LoseEvent",
+    },
 )
 REFERENCES = (DRIVER, TESTING)
 TOLD = {name: getattr(each.module, name) for each in REFERENCES for name in each.module.__all__}
 
-MADE_BY_US = {"Function", "Part", "Device", "VfioDevice", "Dma", "Ref", "Mdev"}
+MADE_BY_US = {"Function", "Part", "Device", "VfioDevice", "Dma", "Ref", "Mdev", "Faults"}
 """Classes of which no author makes an object."""
 
 

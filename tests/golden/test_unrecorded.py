@@ -1,0 +1,67 @@
+"""Each difference that no step of the transcript shows is shown here."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from uuid import UUID
+
+import pytest
+
+from golden.differences import read_unrecorded
+from mdev_user.testing.daemon import RunningDaemon
+
+pytestmark = pytest.mark.fuse
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[RunningDaemon]:
+    with RunningDaemon("mtty") as daemon:
+        yield daemon
+
+
+def no_power_folders(daemon: RunningDaemon) -> None:
+    daemon.create("mtty-1")
+    assert [path for path, folders, _ in os.walk(daemon.sys) if "power" in folders] == []
+
+
+def no_device_numbers(daemon: RunningDaemon) -> None:
+    before = daemon.control.snapshot().number
+    daemon.create("mtty-1")
+    with daemon.control.events(before, follow=False) as lines:
+        (group,) = (line.properties for line in lines if line.subsystem == "vfio")
+    assert list(group) == ["DEVNAME"]
+
+
+def another_file_system_type(daemon: RunningDaemon) -> None:
+    told = subprocess.run(["stat", "-f", "-c", "%t", daemon.sys], stdout=subprocess.PIPE, text=True, check=True)
+    assert told.stdout == "65735546\n"
+
+
+def held_directories_find_the_next(daemon: RunningDaemon) -> None:
+    uuid = daemon.create("mtty-1")
+    held = os.open(directory(daemon, uuid), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        daemon.control.remove(uuid, wait=0, force=False)
+        with pytest.raises(FileNotFoundError):
+            os.stat("uevent", dir_fd=held)
+        daemon.create("mtty-1", uuid)
+        assert os.stat("uevent", dir_fd=held).st_size == 4096
+    finally:
+        os.close(held)
+
+
+def directory(daemon: RunningDaemon, uuid: UUID) -> str:
+    return str(daemon.sys / f"devices/virtual/mtty/mtty/{uuid}")
+
+
+SHOWN: Mapping[str, Callable[[RunningDaemon], None]] = {
+    "power": no_power_folders,
+    "device-numbers": no_device_numbers,
+    "file-system-type": another_file_system_type,
+    "held-directory": held_directories_find_the_next,
+}
+
+
+@pytest.mark.parametrize("row", [each.id for each in read_unrecorded()])
+def test_what_is_said_is_so(daemon: RunningDaemon, row: str) -> None:
+    SHOWN[row](daemon)
