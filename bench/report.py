@@ -1,12 +1,13 @@
 """From measurements to figures, and from figures to a table with the targets beside them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import median
+from statistics import median, quantiles
 from typing import Any, Literal
 
 import accesses
 import authoring
 import lifecycle
+import management
 from programs import Round, Times
 from rich.table import Table
 
@@ -18,6 +19,7 @@ _TARGETS = (
     ("accesses.write.busy_p99_ratio", "1-byte write, p99 beside a busy neighbour / idle", "x", 2.0),
     ("lifecycle.creates_per_second", "creates through sysfs", "/s", 500),
     ("lifecycle.memory_kib_per_mdev", "memory of an idle mdev (PSS)", "KiB", 100),
+    ("management.beside_a_slow_create.p99_ms", "neighbours of a create of 5 s, p99", "ms", 20.0),
     *(
         (f"authoring.round_trips.{kind}.{way}.p50_ratio", f"declared / by hand, {name}, p50", "x", 1.25)
         for kind, way, name in (
@@ -58,6 +60,13 @@ _OTHERS = (
     ("lifecycle.slowest_remove_ms", "slowest remove", "ms"),
     ("lifecycle.fds_per_mdev", "file descriptors of an idle mdev", ""),
     ("lifecycle.threads_per_mdev", "threads of an idle mdev", ""),
+    ("management.beside_a_slow_create.p50_ratio", "neighbours of a create of 5 s, p50 / idle", "x"),
+    ("management.beside_a_slow_create.p99_ratio", "neighbours of a create of 5 s, p99 / idle", "x"),
+    ("management.creates_per_second", "creates by 8 writers at once", "/s"),
+    ("management.creates_tmpfs_ratio", "  time / that of as many files in tmpfs", "x"),
+    ("management.removes_per_second", "removes by 8 writers at once", "/s"),
+    ("management.find_ms_per_1000_nodes", "find over the tree, 1,000 nodes", "ms"),
+    ("management.find_tmpfs_ratio", "  time / that over a copy in tmpfs", "x"),
     *(
         (f"authoring.dispatch.sample.{case}", f"dispatch alone, {case.replace('_', ' ')}", "ns")
         for case in (
@@ -98,6 +107,35 @@ def of_lifecycle(runs: Sequence[lifecycle.Measured]) -> dict[str, object]:
         "fds_per_mdev": _growth(runs, lambda cost: cost.fds),
         "threads_per_mdev": _growth(runs, lambda cost: cost.threads),
     }
+
+
+def of_management(run: management.Measured) -> dict[str, object]:
+    flood, walk, idle, beside = run.flood, run.walk, run.neighbours.idle, run.neighbours.beside
+    return {
+        "mdevs": flood.mdevs,
+        "nodes": walk.nodes,
+        "creates_per_second": _one(flood.mdevs / flood.seconds),
+        "creates_tmpfs_ratio": _one(flood.seconds / flood.tmpfs_seconds),
+        "removes_per_second": _one(flood.mdevs / run.remove_seconds),
+        "find_ms_per_1000_nodes": _one(walk.seconds * 1e6 / walk.nodes),
+        "find_tmpfs_ratio": _one(walk.seconds / walk.tmpfs_seconds),
+        "beside_a_slow_create": {
+            "idle_p50_ms": _one(percentile(idle, 50) * 1e3),
+            "idle_p99_ms": _one(percentile(idle, 99) * 1e3),
+            "p50_ms": _one(percentile(beside, 50) * 1e3),
+            "p99_ms": _one(percentile(beside, 99) * 1e3),
+            "p50_ratio": _one(percentile(beside, 50) / percentile(idle, 50)),
+            "p99_ratio": _one(percentile(beside, 99) / percentile(idle, 99)),
+        },
+    }
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    return quantiles(values, n=100)[percent - 1]
+
+
+def _one(value: float) -> Figure:
+    return _spread([value])
 
 
 def of_authoring(

@@ -1,4 +1,4 @@
-"""`make bench`: accesses, creates, memory and the cost of declaring, against the targets. See README.md beside it."""
+"""`make bench`: accesses, life cycle, many mdevs and the cost of declaring, against the targets; see README.md."""
 
 import argparse
 import json
@@ -17,6 +17,7 @@ import accesses
 import authoring
 import dispatch
 import lifecycle
+import management
 import report
 from programs import CannotMeasure, build, on_core
 from rich.console import Console
@@ -57,6 +58,9 @@ def _measure(options: argparse.Namespace, console: Console) -> dict[str, object]
             runs = [lifecycle.measure(options.mdevs) for _ in range(options.runs)]
         result["lifecycle"] = report.of_lifecycle(runs)
         result["lifecycle_runs"] = [asdict(each) for each in runs]
+    if "management" in options.only:
+        with console.status("many mdevs on many parents ..."):
+            result["management"] = report.of_management(management.measure(options.many, options.parents))
     if "authoring" in options.only:
         with console.status("declared and by hand ..."):
             result["authoring"] = _authoring(options)
@@ -64,7 +68,7 @@ def _measure(options: argparse.Namespace, console: Console) -> dict[str, object]
 
 
 def _name(parts: Sequence[str]) -> str:
-    return "authoring" if tuple(parts) == ("authoring",) else "spine"
+    return parts[0] if len(parts) == 1 else "spine"
 
 
 def _authoring(options: argparse.Namespace) -> dict[str, object]:
@@ -93,7 +97,7 @@ def _machine() -> dict[str, object]:
 
 
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parts = ("accesses", "lifecycle", "authoring")
+    parts = ("accesses", "lifecycle", "management", "authoring")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40, help="rounds of accesses (default %(default)s)")
     parser.add_argument("--accesses", type=int, default=3000, help="of each kind in a round (default %(default)s)")
@@ -101,12 +105,14 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--authoring-accesses", type=int, default=500, help="of each kind of register in a round (default %(default)s)"
     )
     parser.add_argument("--mdevs", type=int, default=1000, help="to create and remove (default %(default)s)")
+    parser.add_argument("--many", type=int, default=10_000, help="to create by many writers (default %(default)s)")
+    parser.add_argument("--parents", type=int, default=100, help="on which they are created (default %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="of creates and removes (default %(default)s)")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="what to measure (default: all)")
     parser.add_argument(
         "--out",
         type=Path,
-        help="the JSON file (default: bench/results/DATE-spine.json; of that part alone, DATE-authoring.json)",
+        help="the JSON file (default: bench/results/DATE-spine.json; of one part alone, DATE-PART.json)",
     )
     return parser.parse_args(arguments)
 

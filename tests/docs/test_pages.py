@@ -17,22 +17,23 @@ from mdev_user.driver import Parent
 from mdev_user.testing import CheckFailed, check
 
 FOLDERS = ("tutorial", "how-to", "reference", "explanation")
-WRITTEN = {"driver.md", "testing.md"}
-"""From the source: what they show are no programs."""
+WRITTEN = {"driver.md", "testing.md", "differences.md"}
+"""By scripts: what they show are no programs."""
 FOUND = sorted(page for name in FOLDERS for page in (ROOT / "docs" / name).glob("*.md"))
 PAGES = [ROOT / "README.md", *(page for page in FOUND if page.name not in WRITTEN)]
-TOOLS = {"cc": "no C compiler"}
+TOOLS = {"cc": "no C compiler", "mdevctl": "no mdevctl: apt install mdevctl", "udevadm": "no udevadm: apt install udev"}
 
 
 def marks_of(path: Path) -> list[pytest.MarkDecorator]:
     """A daemon shows its tree by FUSE."""
-    return [pytest.mark.fuse] if "mdev-user serve " in path.read_text() else []
+    text = path.read_text()
+    return [pytest.mark.fuse] if "mdev-user serve " in text or "mdev_host" in text else []
 
 
 @pytest.mark.parametrize("path", [pytest.param(each, marks=marks_of(each), id=each.stem) for each in PAGES])
 def test_what_the_page_says_is_so(path: Path, tmp_path: Path) -> None:
     for tool, reason in TOOLS.items():
-        if re.search(rf"^{tool} ", path.read_text(), re.MULTILINE) and shutil.which(tool) is None:
+        if re.search(rf"^(.* )?{tool} ", path.read_text(), re.MULTILINE) and shutil.which(tool) is None:
             pytest.skip(reason)
     with Reader(tmp_path) as reader:
         reader.read(path)

@@ -47,5 +47,5 @@ def test_a_change_of_the_source_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_name_that_is_told_nowhere_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(writer.DRIVER.groups, "Parents", "Parent Profile")
+    monkeypatch.setitem(writer.DRIVER.groups, "Parents", "Parent Profile Instances")
     assert set(driver.__all__) - set(writer.DRIVER.names) == {"Pool"}

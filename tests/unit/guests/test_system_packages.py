@@ -108,7 +108,7 @@ def test_only_the_benchmark_needs_a_compiler(machine: Machine) -> None:
     assert machine.run("bench")[0].startswith("system packages: installing gcc")
 
 
-def test_only_the_tests_need_a_compiler_for_guests(machine: Machine) -> None:
+def test_only_the_tests_need_mdevctl_udevadm_and_a_compiler_for_guests(machine: Machine) -> None:
     machine.has(fusermount3="exit 0")
     assert machine.run()[0] == ""
-    assert machine.run("test")[0].startswith("system packages: installing tcc")
+    assert machine.run("test")[0].startswith("system packages: installing mdevctl udev tcc")
