@@ -32,6 +32,7 @@ demo: setup system
 test: setup $(TESTS)
 	@scripts/install-system-packages test
 	$(BIN)/python -m mdev_user.guests
+	$(BIN)/python tests/tools/openstack.py
 	MDEV_USER_REQUIRE_CORE=1 $(BIN)/pytest
 
 check: setup
