@@ -40,7 +40,8 @@ def make_mdev_host(pytestconfig: pytest.Config) -> Iterator[MakeMdevHost]:
             try:
                 return hosts.enter_context(MdevHost(*parents))
             except MountError as error:
-                unavailable(pytestconfig, str(error))
+                reason = str(error)
+            unavailable(pytestconfig, reason)  # not from within the error, which would be told beside it
 
         yield make
 

@@ -300,7 +300,7 @@ import mdev_user.host.remote as remote
 host = "import os, time, mdev_user.host.__main__ as m; m._end_with_the_front = lambda: None; "
 host += "os._exit = lambda status: time.sleep(60); m.main()"
 spawn = remote._spawn
-remote._spawn = lambda command, fd: spawn([command[0], "-c", host, *command[3:]], fd)
+remote._spawn = lambda command, fd: spawn([command[0], "-c", host, *command[-3:]], fd)
 """
 
 

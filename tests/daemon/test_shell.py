@@ -134,6 +134,28 @@ def test_who_owns_the_mdevs_directory_may_use_its_socket(daemon: RunningDaemon) 
     assert daemon.run_dir.socket(mine).stat().st_uid == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_an_mdev_that_was_given_away_while_no_driver_had_it_is_the_owners_when_one_has(daemon: RunningDaemon) -> None:
+    uuid = uuid4()
+    create(daemon, uuid)
+    output(daemon, f"echo {uuid} > bus/mdev/drivers/mtty/unbind")
+    output(daemon, f"chown 1234:4321 bus/mdev/devices/{uuid}/")
+    output(daemon, f"echo {uuid} > bus/mdev/drivers/mtty/bind")
+    found = daemon.run_dir.socket(uuid).stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 4321, 0o600)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_an_owner_gets_nothing_that_he_puts_a_link_to_in_the_sockets_place(daemon: RunningDaemon) -> None:
+    uuid, victim = uuid4(), daemon.folder / "victim"
+    victim.touch(0o640)
+    create(daemon, uuid)
+    daemon.run_dir.socket(uuid).unlink()
+    daemon.run_dir.socket(uuid).symlink_to(victim)
+    output(daemon, f"chown 1234:4321 bus/mdev/devices/{uuid}/")
+    assert (victim.stat().st_uid, mode(victim)) == (0, 0o640)
+
+
 BROKEN = """
 import mdev_user.sysfs.types as a
 from itertools import count

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import syslog
+import traceback
 from collections.abc import Callable
 from contextlib import closing
 from typing import NoReturn
@@ -21,7 +23,8 @@ def start_announcer(run_dir: RunDir) -> None:
     """Return when everything that happens from now on will be told, in this process's network namespace.
 
     The process that tells is nobody's child and has no terminal; it ends with this process, whatever program that
-    becomes. Call it with one thread. MdevUserError when the daemon cannot be followed.
+    becomes. Call it with one thread. MdevUserError when the daemon cannot be followed; what goes wrong later is told
+    in the system's log: standard error is the program's, which may have promised what it writes there.
     """
     program = os.pidfd_open(os.getpid())
     heard, says = os.pipe()
@@ -43,6 +46,8 @@ def _begin_session(work: Callable[[], NoReturn]) -> NoReturn:
         os.setsid()
         if not os.fork():
             work()
+    except BaseException:  # noqa: BLE001 - nobody is above this to see it
+        traceback.print_exc()
     finally:
         os._exit(0)
 
@@ -58,11 +63,13 @@ def _announce(run_dir: RunDir, program: int, says: int) -> NoReturn:
     try:
         with closing(UdevSender()) as sender:
             broadcast(Client(run_dir), sender, program, ready)
-    except (MdevUserError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, somebody is to know that no more uevents come
+        text = str(error) or repr(error)
         if answer:
-            os.write(says, str(error).encode()[:_MOST])
-    finally:
-        os._exit(0)
+            os.write(says, text.encode()[:_MOST])
+        else:
+            syslog.syslog(syslog.LOG_ERR, f"mdev-user: no more uevents are told: {text}")
+    os._exit(0)
 
 
 def _let_go(*kept: int) -> None:

@@ -26,8 +26,8 @@ MOST_SECONDS = 60.0
 """What mdevctl, with the scripts that it calls, may take for the mdevs of one parent."""
 
 _MOMENT = 1.0
-_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-"""Debian's mdevctl is in /usr/sbin, which an ordinary user's PATH lacks."""
+_SYSTEM = "/usr/sbin:/sbin"
+"""Where Debian's mdevctl is, and what an ordinary user's PATH lacks."""
 
 
 class Starter:
@@ -67,7 +67,7 @@ class Starter:
                 _log.warning("autostart of %s: %s", parent, error)
 
     def _start_mdevs(self, parent: str) -> None:
-        mdevctl = shutil.which("mdevctl", path=_PATH)
+        mdevctl = _mdevctl()
         if mdevctl is None or not _has_definitions(self._run_dir.root / "etc" / "mdevctl.d" / parent):
             return
         _log.info("autostart: mdevctl start-parent-mdevs %s", parent)
@@ -81,7 +81,9 @@ class Starter:
             _log.info("autostart of %s: done%s", parent, text)
 
     def _in_run(self) -> list[str]:
-        return [sys.executable, "-m", "mdev_user", "run", "--sysfs-only", "--run-dir", str(self._run_dir.path), "--"]
+        """By Python's -P: a daemon of root's may have been started in anybody's folder."""
+        program = [sys.executable, "-P", "-m", "mdev_user"]
+        return [*program, "run", "--sysfs-only", "--run-dir", str(self._run_dir.path), "--"]
 
     def _finished(self, command: Sequence[str]) -> tuple[int, str]:
         """The exit status and what was said, on one line; a program that takes too long is killed."""
@@ -93,12 +95,15 @@ class Starter:
             said, _nothing = process.communicate(timeout=MOST_SECONDS)
         except subprocess.TimeoutExpired:
             _kill(process)
-            said, _nothing = process.communicate()
-            said += f" (killed after {MOST_SECONDS:.0f} s)"
+            said = f"{_rest(process)} (killed after {MOST_SECONDS:.0f} s)"
         finally:
             with self._lock:
                 self._running = None
         return process.returncode, " ".join(said.split())
+
+
+def _mdevctl() -> str | None:
+    return shutil.which("mdevctl", path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM}")
 
 
 def _begin(command: Sequence[str]) -> "subprocess.Popen[str]":
@@ -119,6 +124,18 @@ def _kill(process: "subprocess.Popen[str]") -> None:
     """With what it started: the scripts that mdevctl calls are in its process group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, SIGKILL)
+
+
+def _rest(process: "subprocess.Popen[str]") -> str:
+    """What a process that was killed had said; a script with a session of its own may still hold the pipe."""
+    try:
+        said, _nothing = process.communicate(timeout=_MOMENT)
+    except subprocess.TimeoutExpired:
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+        return "its output is held by a process that it started"
+    return said
 
 
 def _has_definitions(folder: Path) -> bool:

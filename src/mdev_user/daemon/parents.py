@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock, Thread
-from uuid import UUID
 
 from mdev_user.daemon.config import Restart
 from mdev_user.daemon.reload import Loaded, look
@@ -44,6 +43,8 @@ class _Host:
 class _Parent:
     specification: ParentSpecification
     registered: MdevParent | None = None
+    leaving: Lock = field(default_factory=Lock)
+    """Held by whoever takes it from the bus, until it is gone from there."""
     state: str = "registered"
     reason: str = ""
     restarting: bool = False
@@ -84,8 +85,7 @@ class Parents:
         try:
             self._bring_up(record)
         except BaseException:
-            with self._lock:
-                del self._parents[name]
+            self._forget(record)
             self._release_host(specification.host)
             raise
 
@@ -115,8 +115,7 @@ class Parents:
         if record is None:
             raise NoDevice(f"no parent {name}; there are: {known}")
         self._unregister(record)
-        with self._lock:
-            self._parents.pop(name, None)
+        self._forget(record)
         self._unregister(record)  # a restart may have brought it back meanwhile, and brings back no more
         self._release_host(record.specification.host)
 
@@ -143,27 +142,51 @@ class Parents:
             with ThreadPoolExecutor(len(hosts)) as pool:  # each may need its time
                 list(pool.map(lambda host: host.stop(), hosts))
         for mdev in self._bus.mdevs():  # a host that had to be killed left them
-            self._remove_folder(mdev.uuid)
+            remove_device_folder(self._devices / mdev.name)
+
+    def _forget(self, record: _Parent) -> None:
+        """Its name may be another's by now, when two unregister it."""
+        with self._lock:
+            if self._is_wanted(record):
+                del self._parents[record.specification.name]
+
+    def _is_wanted(self, record: _Parent) -> bool:
+        """Until it is forgotten; the caller holds the lock."""
+        return self._parents.get(record.specification.name) is record
 
     def _unregister(self, record: _Parent) -> None:
-        parent, record.registered = record.registered, None
-        if parent is None:
-            return
-        self._bus.unregister_parent(parent)
-        if isinstance(parent.ops, RemoteParent):
-            with suppress(NoDevice):
-                parent.ops.unload()
+        parent = self._leave(record)
+        if parent is not None and isinstance(parent.ops, RemoteParent):
+            _unload(parent.ops)
+
+    def _leave(self, record: _Parent) -> MdevParent | None:
+        """Take it from the bus, or wait for who does that already. What was registered, if it still was."""
+        with record.leaving:
+            parent = record.registered
+            if parent is not None:
+                self._bus.unregister_parent(parent)
+                record.registered = None
+            return parent
 
     def _bring_up(self, record: _Parent) -> None:
         host = self._host(record.specification.host)
         specification = record.specification
         record.look_at_file()
         ops = RemoteParent(host, Load(specification.name, specification.driver, specification.options))
-        record.registered = self._bus.register_parent(specification.name, ops)
+        try:
+            record.registered = self._bus.register_parent(specification.name, ops)
+        except BaseException:
+            _unload(ops)  # its host may have other parents, and be asked for this one again
+            raise
         record.state = "registered"
         if host.gone:  # between its answer and here; `_ended` may have looked before there was anything to take down
             self._take_down(record, _killed(host))
             raise NoDevice(record.reason)
+        with self._lock:
+            wanted = self._is_wanted(record)
+        if not wanted:  # nobody else takes it down any more
+            self._unregister(record)
+            raise NoDevice(f"parent {specification.name} was unregistered before it was there")
 
     def _host(self, name: str) -> Host:
         with self._lock:
@@ -201,18 +224,7 @@ class Parents:
     def _take_down(self, record: _Parent, reason: str) -> None:
         record.state = "restarting" if self._restart is Restart.ALWAYS else "failed"
         record.reason = reason
-        parent, record.registered = record.registered, None
-        if parent is None:
-            return
-        uuids = [each.uuid for each in self._bus.mdevs() if each.parent is parent]
-        self._bus.unregister_parent(parent)
-        for uuid in uuids:
-            self._remove_folder(uuid)
-
-    def _remove_folder(self, uuid: UUID) -> None:
-        folder = self._devices / str(uuid)
-        if folder.exists():
-            remove_device_folder(folder)
+        self._leave(record)
 
     def _begin_restart(self, record: _Parent) -> None:
         """In a thread for each parent: one that does not come up must not keep its host's others down."""
@@ -230,8 +242,7 @@ class Parents:
     def _needs_restart(self, record: _Parent) -> bool:
         """Not while it is registered, nor when it is not wanted any more."""
         with self._lock:
-            wanted = self._parents.get(record.specification.name) is record
-            record.restarting = wanted and record.registered is None
+            record.restarting = self._is_wanted(record) and record.registered is None
             return record.restarting
 
     def _try_again(self, record: _Parent) -> None:
@@ -242,6 +253,7 @@ class Parents:
         except (MdevUserError, OSError) as error:
             record.reason = f"{record.reason.partition(';')[0]}; starting again failed: {error}"
             _log.error("parent %s: %s", record.specification.name, record.reason)
+            self._release_host(record.specification.host)  # if it was unregistered meanwhile
         else:
             _log.warning("parent %s: registered again", record.specification.name)
 
@@ -259,6 +271,11 @@ class Parents:
             reloads=record.reloads,
             mdevs=parent.instances if parent is not None else 0,
         )
+
+
+def _unload(ops: RemoteParent) -> None:
+    with suppress(NoDevice):  # its host is gone, and all with it
+        ops.unload()
 
 
 def _killed(host: Host) -> str:

@@ -5,6 +5,7 @@ a user costs one thread.
 """
 
 import logging
+import os
 import select
 import socket
 import stat
@@ -108,8 +109,10 @@ class Endpoint:
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
+            # Before bind, which gives the file this mode: by the path it could be another file's, if the folder is
+            # somebody else's by now.
+            os.fchmod(listener.fileno(), stat.S_IRUSR | stat.S_IWUSR)
             listener.bind(str(path))
-            path.chmod(stat.S_IRUSR | stat.S_IWUSR)
             listener.listen(16)
         except OSError:
             listener.close()

@@ -320,12 +320,22 @@ class RemoteVfioMdev:
 
     name = "vfio_mdev"
 
+    def __init__(self, left: Callable[[UUID], None]) -> None:
+        """``left`` is called for an mdev whose host died, which may have left its socket behind."""
+        self._left = left
+
     def probe(self, mdev: Mdev) -> None:
-        _host_of(mdev).call(Probe(mdev.uuid))
+        try:
+            _host_of(mdev).call(Probe(mdev.uuid))
+        except NoDevice:
+            self._left(mdev.uuid)
+            raise
 
     def remove(self, mdev: Mdev) -> None:
-        with suppress(NoDevice):
+        try:
             _host_of(mdev).call(Unprobe(mdev.uuid))
+        except NoDevice:
+            self._left(mdev.uuid)
 
 
 def _host_of(mdev: Mdev) -> Host:

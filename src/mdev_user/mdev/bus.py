@@ -8,6 +8,7 @@ neither, so creates on one parent run at the same time.
 import logging
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
+from enum import Enum, auto
 from threading import Lock, RLock
 from typing import Protocol
 from uuid import UUID
@@ -22,8 +23,31 @@ from mdev_user.mdev.types import MdevType
 
 _log = logging.getLogger(__name__)
 
-_FIRST = (EventKind.DRIVER_ADDED, EventKind.PARENT_REGISTERED, EventKind.DRIVER_LOADED)
-"""What the first parent of a driver brings."""
+
+class _Alone(Enum):
+    """What a parent brings when it comes, and takes along when it goes."""
+
+    IN_DRIVER = auto()
+    """No other parent has its driver's name."""
+    IN_HOME = auto()
+    """Others have, but are elsewhere: it is a PCI function and they are not, or the other way round."""
+    NOWHERE = auto()
+
+
+_COMING = {
+    _Alone.IN_DRIVER: (
+        EventKind.DRIVER_ADDED, EventKind.HOME_ADDED, EventKind.PARENT_REGISTERED, EventKind.DRIVER_LOADED,
+    ),
+    _Alone.IN_HOME: (EventKind.HOME_ADDED, EventKind.PARENT_REGISTERED),
+    _Alone.NOWHERE: (EventKind.PARENT_REGISTERED,),
+}  # fmt: skip
+_GONE = {
+    _Alone.IN_DRIVER: (
+        EventKind.PARENT_UNREGISTERED, EventKind.DRIVER_REMOVED, EventKind.HOME_REMOVED, EventKind.DRIVER_UNLOADED,
+    ),
+    _Alone.IN_HOME: (EventKind.PARENT_UNREGISTERED, EventKind.HOME_REMOVED),
+    _Alone.NOWHERE: (EventKind.PARENT_UNREGISTERED,),
+}  # fmt: skip
 
 
 class MdevDriver(Protocol):
@@ -111,10 +135,9 @@ class Bus:
             with self._lock:
                 if name in self._parents:
                     raise AlreadyExists(f"a parent {name} is registered; give the new one another name")
-                first = not self._has_driver(ops.driver_name)
+                alone = self._alone(parent)
                 self._parents[name] = parent
-            kinds = _FIRST if first else (EventKind.PARENT_REGISTERED,)
-            for kind in kinds:
+            for kind in _COMING[alone]:
                 self._emit(kind, parent)
         _log.info("parent %s: registered", name)
         return parent
@@ -131,14 +154,21 @@ class Bus:
         with self._events:
             with self._lock:
                 del self._parents[parent.name]
-                last = not self._has_driver(parent.ops.driver_name)
-            self._emit(EventKind.PARENT_UNREGISTERED, parent)
-            if last:
-                self._emit(EventKind.DRIVER_REMOVED, parent)
+                alone = self._alone(parent)
+            for kind in _GONE[alone]:
+                self._emit(kind, parent)
 
-    def _has_driver(self, name: str) -> bool:
-        """A driver is on the bus for as long as it has a parent; the caller holds the lock."""
-        return any(each.ops.driver_name == name for each in self._parents.values())
+    def _alone(self, parent: MdevParent) -> _Alone:
+        """Among the parents that there are; the caller holds the lock."""
+        of_driver = [
+            each
+            for each in self._parents.values()
+            if each is not parent and each.ops.driver_name == parent.ops.driver_name
+        ]
+        if not of_driver:
+            return _Alone.IN_DRIVER
+        on_pci = parent.address is not None
+        return _Alone.NOWHERE if any((each.address is not None) == on_pci for each in of_driver) else _Alone.IN_HOME
 
     # --- mdevs ----------------------------------------------------------------------------------------------
 
@@ -164,7 +194,10 @@ class Bus:
         ENODEV: it is not there, or its parent is going and takes it along. EAGAIN: its create has not ended, or
         another remove has begun.
         """
-        mdev = self.mdev(uuid)
+        self.remove_mdev(self.mdev(uuid))
+
+    def remove_mdev(self, mdev: Mdev) -> None:
+        """`remove` of this one: never of another that has come after it and has its UUID."""
         with mdev.parent.registered():
             self._claim(mdev)
             mdev.teardown.close()

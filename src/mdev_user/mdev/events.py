@@ -12,10 +12,12 @@ class EventKind(Enum):
     """Those of a parent and a create in their order, then those of a remove and a parent's end."""
 
     DRIVER_ADDED = auto()
-    """The event's parent is the first of its driver's name; the driver is on the bus from now on."""
+    """The event's parent is the first of its driver's name; the driver is on the mdev bus from now on."""
+    HOME_ADDED = auto()
+    """It is the first of them where it is: among PCI functions, whose bus has the driver, too, or in its class."""
     PARENT_REGISTERED = auto()
     DRIVER_LOADED = auto()
-    """Comes right after the first parent, where Linux tells that the driver's module is loaded."""
+    """Comes right after the driver's first parent, where Linux tells that the driver's module is loaded."""
     MDEV_ADDED = auto()
     GROUP_ADDED = auto()
     VFIO_ADDED = auto()
@@ -35,6 +37,10 @@ class EventKind(Enum):
     PARENT_UNREGISTERED = auto()
     DRIVER_REMOVED = auto()
     """The event's parent was the last of its driver's name."""
+    HOME_REMOVED = auto()
+    """It was the last of them where it was."""
+    DRIVER_UNLOADED = auto()
+    """Comes last, with the driver's last parent: its module is gone."""
 
 
 @dataclass(frozen=True, slots=True)

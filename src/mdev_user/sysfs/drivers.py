@@ -38,17 +38,16 @@ class Drivers:
         self._tree = tree
         self._announce = announce
         files = _BusFiles(bus)
-        for path in (f"{MDEV_BUS}/devices", f"{MDEV_BUS}/drivers", "module"):
+        for path in (f"{MDEV_BUS}/devices", f"{MDEV_BUS}/drivers"):
             tree.add_directory(path)
         tree.add_attribute(f"{MDEV_BUS}/drivers_autoprobe", _AUTOPROBE, files)
         tree.add_attribute(f"{MDEV_BUS}/drivers_probe", _PROBE, files)
         add_write_only_uevent(tree, UeventFile(announce, MDEV_BUS, "bus"))
+        self._add_module("mdev")
 
     def add(self, event: Event) -> None:
         name = event.parent.ops.driver_name
-        path, module = driver_path(name), module_path(name)
-        self._tree.add_directory(module)
-        add_write_only_uevent(self._tree, UeventFile(self._announce, module, "module"))
+        path, module = driver_path(name), self._add_module(name)
         self._tree.add_directory(path)
         add_write_only_uevent(self._tree, UeventFile(self._announce, path, "drivers"))
         self._tree.add_link(f"{path}/module", module)
@@ -59,7 +58,16 @@ class Drivers:
     def remove(self, event: Event) -> None:
         name = event.parent.ops.driver_name
         self._tree.remove(driver_path(name))
-        self._tree.remove(module_path(name))
+
+    def _add_module(self, name: str) -> str:
+        """Its directory."""
+        path = module_path(name)
+        self._tree.add_directory(path)
+        add_write_only_uevent(self._tree, UeventFile(self._announce, path, "module"))
+        return path
+
+    def remove_module(self, event: Event) -> None:
+        self._tree.remove(module_path(event.parent.ops.driver_name))
 
 
 def _named(bus: Bus, data: bytes) -> Mdev:

@@ -34,6 +34,7 @@ class Layout:
         mdevs = Mdevs(bus, tree, announce, on_chown)
         self._changes: dict[EventKind, tuple[Callable[[Event], None], ...]] = {
             EventKind.DRIVER_ADDED: (drivers.add,),
+            EventKind.HOME_ADDED: (parents.add_home,),
             EventKind.PARENT_REGISTERED: (parents.add,),
             EventKind.DRIVER_LOADED: (),
             EventKind.MDEV_ADDED: (mdevs.add,),
@@ -50,6 +51,8 @@ class Layout:
             EventKind.PARENT_UNREGISTERING: (parents.remove_link,),
             EventKind.PARENT_UNREGISTERED: (parents.remove,),
             EventKind.DRIVER_REMOVED: (drivers.remove,),
+            EventKind.HOME_REMOVED: (parents.remove_home,),
+            EventKind.DRIVER_UNLOADED: (drivers.remove_module,),
         }
 
     def on_event(self, event: Event) -> None:

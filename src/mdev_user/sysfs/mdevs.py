@@ -12,7 +12,7 @@ from mdev_user.mdev.events import Event
 from mdev_user.mdev.parsing import parse_unsigned
 from mdev_user.sysfs.attributes import VendorAttributes
 from mdev_user.sysfs.paths import MDEV_BUS, binding_of, device_path, driver_path, mdev_of, type_path
-from mdev_user.sysfs.tree import Rule, Tree
+from mdev_user.sysfs.tree import Directory, Rule, Tree
 from mdev_user.sysfs.uevent_file import Announce, UeventFile, add_uevent
 
 OnChown = Callable[[UUID, int, int], None]
@@ -83,6 +83,7 @@ class Mdevs:
         self._attributes.add(path, mdev)
         self._tree.add_link(f"{path}/driver", driver)
         self._tree.add_link(f"{driver}/{mdev.name}", path)
+        self._give_away(mdev, self._tree.add_directory(path))
 
     def remove_driver(self, event: Event) -> None:
         mdev, driver = mdev_of(event), driver_path(binding_of(event).driver)
@@ -90,6 +91,12 @@ class Mdevs:
         self._attributes.remove(path, mdev.parent.ops.attributes)
         self._tree.remove(f"{path}/driver")
         self._tree.remove(f"{driver}/{mdev.name}")
+
+    def _give_away(self, mdev: Mdev, directory: Directory) -> None:
+        """Whose the directory is already, whose the new VFIO device becomes."""
+        owner = (directory.uid, directory.gid)
+        if self._on_chown is not None and owner != self._tree.owner:
+            self._on_chown(mdev.uuid, *owner)
 
 
 def _bus_link(mdev: Mdev) -> str:
@@ -105,10 +112,8 @@ def _remove(device: _Device, data: bytes) -> None:
     if not parse_unsigned(data):
         return
     bus, mdev = device.bus, device.mdev
-    if bus.mdev(mdev.uuid) is not mdev:
-        raise NoDevice(f"{mdev.uuid} is gone; one that came later has its UUID")
     try:
-        bus.remove(mdev.uuid)
+        bus.remove_mdev(mdev)
     except NotReady:
         if mdev.state is State.REMOVING:
             raise NoDevice(f"{mdev.uuid} is being removed") from None

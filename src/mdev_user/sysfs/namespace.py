@@ -132,7 +132,7 @@ def _listing(root: Path) -> Listing:
         try:
             with os.scandir(root / path) as found:
                 return {each.name: _kind(each) for each in found}
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # what is closed stays so: its mode is kept
             return {}
 
     return listing

@@ -18,6 +18,12 @@ from mdev_user.sysfs.virtual_devices import VirtualDevices
 class Home(Protocol):
     """Where Linux has a kind of devices."""
 
+    def add_driver(self, name: str) -> None:
+        """What stands there for the devices of a driver; before the first of them."""
+        ...
+
+    def remove_driver(self, name: str) -> None: ...
+
     def add(self, parent: MdevParent) -> None:
         """The device's directory with the files of its kind, and the links to it."""
         ...
@@ -36,6 +42,12 @@ class Parents:
         self._pci: Home = PciFunctions(tree, announce, cpus)
         self._attributes = VendorAttributes(tree)
         tree.add_directory(MDEV_BUS_CLASS)
+
+    def add_home(self, event: Event) -> None:
+        self._home(event.parent).add_driver(event.parent.ops.driver_name)
+
+    def remove_home(self, event: Event) -> None:
+        self._home(event.parent).remove_driver(event.parent.ops.driver_name)
 
     def add(self, event: Event) -> None:
         parent, path = event.parent, parent_path(event.parent)

@@ -21,12 +21,17 @@ def parent_path(parent: MdevParent) -> str:
     """The parent's directory; a device without a bus is under devices/virtual and its class, the driver's name."""
     if parent.address is not None:
         return f"devices/pci{parent.address.bus_name}/{parent.name}"
-    return f"devices/virtual/{parent.ops.driver_name}/{parent.name}"
+    return f"{devices_path(parent.ops.driver_name)}/{parent.name}"
 
 
-def class_path(parent: MdevParent) -> str:
-    """The class of a parent that is on no bus."""
-    return f"class/{parent.ops.driver_name}"
+def devices_path(driver: str) -> str:
+    """Where those of its parents are that are on no bus."""
+    return f"devices/virtual/{driver}"
+
+
+def class_path(driver: str) -> str:
+    """Their class."""
+    return f"class/{driver}"
 
 
 def type_path(parent: MdevParent, type_id: str) -> str:

@@ -4,7 +4,6 @@ Each is a plain function of its driver's identity, without BARs, interrupts and 
 but what its mdevs are cut from. Files and formats are those of drivers/pci/pci-sysfs.c.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -47,13 +46,24 @@ class _Function:
 
 
 class PciFunctions:
-    """The directories of buses and drivers come with their first function and go with their last."""
+    """A driver is on the PCI bus while it has functions there; that of a bus comes and goes with its functions."""
 
     def __init__(self, tree: Tree, announce: Announce, cpus: int) -> None:
         self._tree = tree
         self._announce = announce
         self._cpus = cpus
-        self._of_driver: Counter[str] = Counter()
+
+    def add_driver(self, name: str) -> None:
+        path = pci_driver_path(name)
+        self._tree.add_directory(f"{PCI_BUS}/devices")
+        self._tree.add_directory(path)
+        add_write_only_uevent(self._tree, UeventFile(self._announce, path, "drivers"))
+        self._tree.add_link(f"{path}/module", module_path(name))
+
+    def remove_driver(self, name: str) -> None:
+        self._tree.remove(pci_driver_path(name))
+        for path in (f"{PCI_BUS}/drivers", f"{PCI_BUS}/devices", PCI_BUS):
+            self._tree.remove_if_empty(path)
 
     def add(self, parent: MdevParent) -> None:
         """The identity is there: a parent of such a name is refused without one."""
@@ -61,7 +71,6 @@ class PciFunctions:
         if parent.ops.identity is None:
             raise InvalidValue(f"parent {name}: a PCI function has an identity")
         function = _Function(name, driver, parent.ops.identity, self._cpus)
-        self._add_driver(driver)
         self._tree.add_directory(path)
         for file, rule in _FILES.items():
             self._tree.add_attribute(f"{path}/{file}", rule, function)
@@ -78,25 +87,6 @@ class PciFunctions:
         self._tree.remove(f"{pci_driver_path(driver)}/{name}")
         self._tree.remove(path)
         self._tree.remove_if_empty(path.rpartition("/")[0])
-        self._remove_driver(driver)
-
-    def _add_driver(self, name: str) -> None:
-        self._of_driver[name] += 1
-        if self._of_driver[name] > 1:
-            return
-        path = pci_driver_path(name)
-        self._tree.add_directory(f"{PCI_BUS}/devices")
-        self._tree.add_directory(path)
-        add_write_only_uevent(self._tree, UeventFile(self._announce, path, "drivers"))
-        self._tree.add_link(f"{path}/module", module_path(name))
-
-    def _remove_driver(self, name: str) -> None:
-        self._of_driver[name] -= 1
-        if self._of_driver[name]:
-            return
-        self._tree.remove(pci_driver_path(name))
-        for path in (f"{PCI_BUS}/drivers", f"{PCI_BUS}/devices", PCI_BUS):
-            self._tree.remove_if_empty(path)
 
 
 def _number(digits: int, of: Callable[[PciId], int]) -> Rule[_Function]:

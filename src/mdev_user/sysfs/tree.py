@@ -270,7 +270,7 @@ class Tree:
 
     def __init__(self, owner: Owner = (0, 0)) -> None:
         """``owner`` is the daemon's: an ordinary user's tree would show the overflow ids otherwise."""
-        self._owner = owner
+        self.owner = owner
         self._numbers = count(1)
         self.root = Directory(next(self._numbers), owner)
         self._directories = {"": self.root}
@@ -295,24 +295,24 @@ class Tree:
         if found is not None:
             return found
         above, _, name = path.rpartition("/")
-        directory = Directory(next(self._numbers), self._owner, path)
+        directory = Directory(next(self._numbers), self.owner, path)
         self.add_directory(above).add(name, directory)
         self._directories[path] = directory
         return directory
 
     def add_attribute(self, path: str, rule: Rule[_S], subject: _S) -> None:
         directory, name = self._place(path)
-        directory.add(name, Attribute(next(self._numbers), self._owner, rule, subject))
+        directory.add(name, Attribute(next(self._numbers), self.owner, rule, subject))
 
     def add_binary(self, path: str, mode: int, contents: Contents, public: int) -> None:
         """See `Binary`."""
         directory, name = self._place(path)
-        directory.add(name, Binary(next(self._numbers), mode, self._owner, contents, public))
+        directory.add(name, Binary(next(self._numbers), mode, self.owner, contents, public))
 
     def add_link(self, path: str, target: str) -> None:
         """``target`` is the path of a node; the link's text leads there from the directory that it is in."""
         directory, name = self._place(path)
-        directory.add(name, Link(next(self._numbers), self._owner, directory.path, target))
+        directory.add(name, Link(next(self._numbers), self.owner, directory.path, target))
 
     def remove(self, path: str) -> None:
         """Take a node away with all that is below it; open files of theirs answer ENODEV. Nothing if absent."""

@@ -13,10 +13,14 @@ from mdev_user.mdev.parent import MdevParent
 from mdev_user.pci.identity import PciId
 from mdev_user.sysfs.paths import (
     binding_of,
+    class_path,
     device_path,
+    driver_path,
     is_pci,
     mdev_of,
+    module_path,
     parent_path,
+    pci_driver_path,
     vfio_device_path,
     vfio_group_path,
 )
@@ -140,30 +144,28 @@ BUS_REMOVED = tuple(Uevent("remove", each.devpath, each.subsystem) for each in B
 # --- what each event is in Linux -----------------------------------------------------------------------------------
 
 
-def _driver_added(event: Event) -> tuple[Uevent, ...]:
-    name = event.parent.ops.driver_name
-    return (Uevent("add", f"/bus/mdev/drivers/{name}", "drivers"), _home(event.parent, "add"))
+def _driver_of_bus(action: str) -> Callable[[Event], tuple[Uevent, ...]]:
+    def uevents(event: Event) -> tuple[Uevent, ...]:
+        return (Uevent(action, f"/{driver_path(event.parent.ops.driver_name)}", "drivers"),)
+
+    return uevents
 
 
-def _driver_loaded(event: Event) -> tuple[Uevent, ...]:
-    return (Uevent("add", f"/module/{event.parent.ops.driver_name}", "module"),)
+def _home(action: str) -> Callable[[Event], tuple[Uevent, ...]]:
+    def uevents(event: Event) -> tuple[Uevent, ...]:
+        name = event.parent.ops.driver_name
+        if is_pci(event.parent):
+            return (Uevent(action, f"/{pci_driver_path(name)}", "drivers"),)
+        return (Uevent(action, f"/{class_path(name)}", "class"),)
+
+    return uevents
 
 
-def _driver_removed(event: Event) -> tuple[Uevent, ...]:
-    name = event.parent.ops.driver_name
-    return (
-        Uevent("remove", f"/bus/mdev/drivers/{name}", "drivers"),
-        _home(event.parent, "remove"),
-        Uevent("remove", f"/module/{name}", "module"),
-    )
+def _module(action: str) -> Callable[[Event], tuple[Uevent, ...]]:
+    def uevents(event: Event) -> tuple[Uevent, ...]:
+        return (Uevent(action, f"/{module_path(event.parent.ops.driver_name)}", "module"),)
 
-
-def _home(parent: MdevParent, action: str) -> Uevent:
-    """Where the driver's parents are listed: a class of its name, or the drivers of the PCI bus."""
-    name = parent.ops.driver_name
-    if is_pci(parent):
-        return Uevent(action, f"/bus/pci/drivers/{name}", "drivers")
-    return Uevent(action, f"/class/{name}", "class")
+    return uevents
 
 
 def _parent_registered(event: Event) -> tuple[Uevent, ...]:
@@ -224,9 +226,10 @@ def _vfio(action: str) -> Callable[[Event], tuple[Uevent, ...]]:
 
 
 _UEVENTS: dict[EventKind, Callable[[Event], tuple[Uevent, ...]]] = {
-    EventKind.DRIVER_ADDED: _driver_added,
+    EventKind.DRIVER_ADDED: _driver_of_bus("add"),
+    EventKind.HOME_ADDED: _home("add"),
     EventKind.PARENT_REGISTERED: _parent_registered,
-    EventKind.DRIVER_LOADED: _driver_loaded,
+    EventKind.DRIVER_LOADED: _module("add"),
     EventKind.MDEV_ADDED: _mdev("add"),
     EventKind.GROUP_ADDED: _group("add"),
     EventKind.VFIO_ADDED: _vfio("add"),
@@ -236,5 +239,7 @@ _UEVENTS: dict[EventKind, Callable[[Event], tuple[Uevent, ...]]] = {
     EventKind.MDEV_UNBOUND: _mdev("unbind"),
     EventKind.MDEV_REMOVED: _mdev("remove"),
     EventKind.PARENT_UNREGISTERED: _parent_unregistered,
-    EventKind.DRIVER_REMOVED: _driver_removed,
+    EventKind.DRIVER_REMOVED: _driver_of_bus("remove"),
+    EventKind.HOME_REMOVED: _home("remove"),
+    EventKind.DRIVER_UNLOADED: _module("remove"),
 }

@@ -40,7 +40,7 @@ def decode_chain(payload: bytes, at: int) -> tuple[tuple[Area, ...], RegionType 
     areas: tuple[Area, ...] = ()
     kind: RegionType | None = None
     for identity, body in _links(payload, at):
-        if identity == _SPARSE_MMAP:
+        if identity == _SPARSE_MMAP and not areas:  # each of many could have as many as there can be
             areas = _decode_areas(payload, body)
         elif identity == _REGION_TYPE:
             kind = _decode_type(payload, body)

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -30,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mdevctl.write_text(MDEVCTL.format(folder=tmp_path))
     mdevctl.chmod(0o755)
     (tmp_path / "does").write_text("echo done")
-    monkeypatch.setattr(autostart, "_PATH", str(mdevctl.parent))
+    monkeypatch.setenv("PATH", f"{mdevctl.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(Starter, "_in_run", lambda _self: [])
     define(tmp_path, "defined")
     return tmp_path
@@ -91,7 +93,8 @@ def test_without_mdevctl_nothing_is_done(
     started: Starter, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(autostart, "_PATH", str(folder))
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(autostart, "_SYSTEM", str(folder))
     register(started, "defined")
     started.stop()
     assert "autostart" not in caplog.text
@@ -112,6 +115,27 @@ def test_what_takes_too_long_is_killed_with_its_children(
     register(started, "defined")
     eventually(lambda: "ended with status -9: (killed after 0 s)" in caplog.text, "it is killed")
     assert not alive(int((folder / "child").read_text()))
+
+
+def test_what_is_in_a_session_of_its_own_holds_nobody_up(
+    started: Starter, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autostart, "MOST_SECONDS", 0.5)
+    monkeypatch.setattr(autostart, "_MOMENT", 0.1)
+    (folder / "does").write_text(f"setsid sh -c 'echo $$ > {folder}/child; exec sleep 100' & wait")
+    register(started, "defined")
+    eventually(lambda: "held by a process that it started (killed after 0 s)" in caplog.text, "it is given up")
+    os.kill(int((folder / "child").read_text()), signal.SIGKILL)
+
+
+def test_the_working_directory_holds_no_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mdev_user.py").write_text("print('of the working directory')")
+    monkeypatch.chdir(tmp_path)
+    command = Starter(RunDir(tmp_path))._in_run()
+    subprocess.run([*command[: command.index("run")], "--help"], check=True)
+    assert "of the working directory" not in capfd.readouterr().out
 
 
 def test_nothing_outlives_the_daemon(started: Starter, folder: Path) -> None:

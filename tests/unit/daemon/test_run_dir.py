@@ -77,6 +77,14 @@ def test_an_ordinary_users_definitions_are_his_own(short: Path, monkeypatch: pyt
     assert (mdevctl_definitions() / "scripts.d/notifiers").is_dir()
 
 
+def test_a_private_folder_of_definitions_leaves_the_users_home_alone(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run_dir.root / "etc/mdevctl.d").mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(run_dir_module, "mdevctl_definitions", lambda: pytest.fail("it makes a folder there"))
+    run_dir.prepare()
+
+
 def test_a_wrong_link_is_set_right_and_a_folder_left_alone(run_dir: RunDir) -> None:
     (run_dir.root / "etc/mdevctl.d").mkdir(parents=True)
     (run_dir.root / "usr/lib").mkdir(parents=True)

@@ -24,8 +24,8 @@ from mdev_user.mdev.types import MdevType
 PATIENCE = 20.0
 """Seconds after which a test that waits for a thread gives up."""
 
-FIRST = ("DRIVER_ADDED", "PARENT_REGISTERED", "DRIVER_LOADED")
-LAST = ("PARENT_UNREGISTERED", "DRIVER_REMOVED")
+FIRST = ("DRIVER_ADDED", "HOME_ADDED", "PARENT_REGISTERED", "DRIVER_LOADED")
+LAST = ("PARENT_UNREGISTERED", "DRIVER_REMOVED", "HOME_REMOVED", "DRIVER_UNLOADED")
 """Of a driver's first parent, and of its last."""
 CREATED = ("MDEV_ADDED", "GROUP_ADDED", "VFIO_ADDED", "MDEV_BOUND", "MDEV_LINKED")
 UNBOUND = ("VFIO_REMOVED", "GROUP_REMOVED", "MDEV_UNBOUND")
@@ -179,6 +179,9 @@ def check_nothing_left(scene: Scene, *parents: MdevParent) -> None:
     assert sorted(numbers._free) == list(range(numbers._next)), "group numbers are left"
 
 
+_BEFORE_AND_AFTER = ("DRIVER_ADDED", "HOME_ADDED", "DRIVER_REMOVED", "HOME_REMOVED", "DRIVER_UNLOADED")
+"""Of what is there before a parent, and after it."""
+
 _LIFE = re.compile(
     "MDEV_ADDED( MDEV_REMOVED| {bind} MDEV_LINKED( {unbind} {bind})*{end}?)".format(
         bind="GROUP_ADDED VFIO_ADDED MDEV_BOUND",
@@ -206,7 +209,7 @@ def _check_parents(events: list[Event]) -> None:
         if each.kind is EventKind.PARENT_REGISTERED:
             assert each.parent.name not in registered, f"{each.parent.name} is registered twice"
             registered[each.parent.name] = each.parent
-        if each.kind not in {EventKind.DRIVER_ADDED, EventKind.DRIVER_REMOVED}:
+        if each.kind.name not in _BEFORE_AND_AFTER:
             assert registered.get(each.parent.name) is each.parent, f"event {each.number}: its parent is not registered"
         if each.kind is EventKind.PARENT_UNREGISTERED:
             del registered[each.parent.name]
@@ -223,13 +226,13 @@ def _check_drivers(events: list[Event]) -> None:
             parents[driver] += 1
             if parents[driver] == 1:
                 expected.update(FIRST)
-                assert told[at - 1 : at + 2] == [(kind, name) for kind in FIRST], f"{driver} does not come with {name}"
+                assert told[at - 2 : at + 2] == [(kind, name) for kind in FIRST], f"{driver} does not come with {name}"
         if each.kind is EventKind.PARENT_UNREGISTERED:
             parents[driver] -= 1
             if not parents[driver]:
                 expected.update(LAST)
-                assert told[at : at + 2] == [(kind, name) for kind in LAST], f"{driver} does not go with {name}"
-    for kind in ("DRIVER_ADDED", "DRIVER_LOADED", "DRIVER_REMOVED"):
+                assert told[at : at + 4] == [(kind, name) for kind in LAST], f"{driver} does not go with {name}"
+    for kind in (*_BEFORE_AND_AFTER, "DRIVER_LOADED"):
         assert [each for each, _ in told].count(kind) == expected[kind], f"{kind} is told without a reason"
 
 

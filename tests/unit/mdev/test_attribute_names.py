@@ -35,7 +35,7 @@ def test_a_parents_attribute_cannot_be_what_sysfs_has_there() -> None:
         parent("p", own=(MdevAttribute("mdev_supported_types", "x"),))
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b", "a\nb"])
 def test_an_attribute_is_named_by_file_names(name: str) -> None:
     for attribute in (MdevAttribute("", name), MdevAttribute("group", name), MdevAttribute(name or "/", "x")):
         with pytest.raises(DriverError, match="file names"):

@@ -23,7 +23,7 @@ def test_numbers_begin_at_one_and_count_refused_creates_too() -> None:
         scene.bus.create(parent, "test-one", uuid_of(2))
     scene.bus.remove(uuid_of(1))
     scene.bus.unregister_parent(parent)
-    assert [each.number for each in scene.events] == list(range(1, 1 + 3 + 5 + 2 + 6 + 3))
+    assert [each.number for each in scene.events] == list(range(1, 1 + 4 + 5 + 2 + 6 + 5))
     check_events(scene.events)
 
 
@@ -32,7 +32,7 @@ def test_late_listener_gets_the_number_where_it_begins() -> None:
     scene.parent()
     scene.bus.subscribe(late.append)
     scene.parent(name="q")
-    assert [(each.number, each.parent.name) for each in late] == [(4, "q")]
+    assert [(each.number, each.parent.name) for each in late] == [(5, "q")]
 
 
 def test_failing_listener_stops_neither_create_nor_remove_nor_other_listeners(
@@ -47,8 +47,8 @@ def test_failing_listener_stops_neither_create_nor_remove_nor_other_listeners(
         scene.bus.remove(uuid_of(1))
     assert scene.kinds() == (*FIRST, *CREATED, *REMOVED)
     assert after == scene.events
-    assert "event 2 (PARENT_REGISTERED): a listener failed" in caplog.text
-    assert "cannot render 14" in caplog.text
+    assert "event 3 (PARENT_REGISTERED): a listener failed" in caplog.text
+    assert "cannot render 15" in caplog.text
 
 
 def test_listeners_are_called_in_order_whoever_acts() -> None:
@@ -63,7 +63,7 @@ def test_listeners_are_called_in_order_whoever_acts() -> None:
     with hasty_threads(), ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(live, number) for number in range(4)]:
             done.result(PATIENCE)
-    assert len(scene.events) == 2 + 4 + 4 * 10 * 11
+    assert len(scene.events) == 3 + 4 + 4 * 10 * 11
     check_events(scene.events)
 
 

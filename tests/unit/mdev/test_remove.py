@@ -173,3 +173,14 @@ def test_remove_that_lost_the_race_does_not_take_a_new_mdev_of_the_same_uuid(mon
         scene.bus.remove(uuid_of(1))
     assert scene.bus.mdev(uuid_of(1)).state is State.ACTIVE
     check_events(scene.events)
+
+
+def test_who_removes_an_mdev_never_takes_one_that_came_later_with_its_uuid() -> None:
+    scene = Scene()
+    parent = scene.parent()
+    before = scene.bus.create(parent, "test-one", uuid_of(1))
+    scene.bus.remove(uuid_of(1))
+    after = scene.bus.create(parent, "test-one", uuid_of(1))
+    with pytest.raises(NoDevice):
+        scene.bus.remove_mdev(before)
+    assert (scene.bus.mdevs(), after.state) == ([after], State.ACTIVE)

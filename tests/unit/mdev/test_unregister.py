@@ -13,6 +13,7 @@ from mdev_user.mdev.ops import LifecycleOps
 from mdev_user.mdev.parent import MdevParent
 from mdev_user.mdev.registration import Registration
 from mdev_user.mdev.types import MdevAttribute, MdevType
+from mdev_user.pci.identity import PciId
 from unit.mdev.scene import (
     CREATED,
     FIRST,
@@ -71,7 +72,7 @@ def test_second_parent_of_one_name_is_eexist() -> None:
     assert scene.kinds() == FIRST
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/", "a\0b", "a\nb", "\udc80", "x" * 256])
 def test_parent_whose_name_is_no_file_name_is_einval(name: str) -> None:
     with pytest.raises(DriverError, match="file name") as caught:
         Scene().parent(name=name)
@@ -80,7 +81,14 @@ def test_parent_whose_name_is_no_file_name_is_einval(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("types", "text"),
-    [((), "at least one"), (("",), "''"), (("a/b",), "'a/b'"), (("a", "b", "a"), "'a'")],
+    [
+        ((), "at least one"),
+        (("",), "''"),
+        (("a/b",), "'a/b'"),
+        (("a", "b", "a"), "'a'"),
+        (("\n",), "n"),
+        (("x" * 251,), "x"),
+    ],
 )
 def test_parent_with_wrong_types_is_einval(types: tuple[str, ...], text: str) -> None:
     scene, ops = Scene(), Parent()
@@ -92,12 +100,21 @@ def test_parent_with_wrong_types_is_einval(types: tuple[str, ...], text: str) ->
     assert scene.kinds() == ()
 
 
-@pytest.mark.parametrize("driver_name", ["", "a/b"])
+@pytest.mark.parametrize("driver_name", ["", "a/b", "a\0b", "x" * 256])
 def test_driver_name_that_begins_no_file_name_is_einval(driver_name: str) -> None:
     scene, ops = Scene(), Parent()
     ops.driver_name = driver_name
     with pytest.raises(DriverError, match="driver_name"):
         scene.parent(ops)
+
+
+@pytest.mark.parametrize("driver_name", ["mdev", "mdev_bus", "vfio", "vfio-dev"])
+def test_driver_name_of_a_module_or_class_that_is_there_anyway_is_einval(driver_name: str) -> None:
+    scene, ops = Scene(), Parent()
+    ops.driver_name = driver_name
+    with pytest.raises(DriverError, match="Linux's own"):
+        scene.parent(ops)
+    assert scene.kinds() == ()
 
 
 def test_available_is_counted_over_all_types_with_max_instances() -> None:
@@ -156,9 +173,21 @@ def test_driver_comes_with_its_first_parent_and_goes_with_its_last() -> None:
     scene.bus.unregister_parent(first)
     scene.bus.unregister_parent(second)
     gone = ("PARENT_UNREGISTERING", "PARENT_UNREGISTERED")
-    assert scene.kinds() == (*FIRST, "PARENT_REGISTERED", *FIRST, *gone, *gone, "DRIVER_REMOVED")
-    assert [each.parent.name for each in scene.events] == [*"ppp", "q", *"rrr", *"pp", *"qqq"]
+    assert scene.kinds() == (*FIRST, "PARENT_REGISTERED", *FIRST, *gone, *gone, *LAST[1:])
+    assert [each.parent.name for each in scene.events] == [*"pppp", "q", *"rrrr", *"pp", *"qqqqq"]
     check_events(scene.events)
+
+
+def test_a_driver_is_at_home_on_the_pci_bus_and_in_its_class_while_it_has_a_parent_there() -> None:
+    scene, function = Scene(), Parent()
+    function.identity = PciId(1, 2, 3)
+    virtual, card = scene.parent(), scene.parent(function, "4d44:00:00.0")
+    scene.bus.unregister_parent(virtual)
+    scene.bus.unregister_parent(card)
+    gone = ("PARENT_UNREGISTERING", "PARENT_UNREGISTERED")
+    assert scene.kinds() == (
+        *FIRST, "HOME_ADDED", "PARENT_REGISTERED", *gone, "HOME_REMOVED", "PARENT_UNREGISTERING", *LAST
+    )  # fmt: skip
 
 
 def test_unregistering_removes_the_mdevs_oldest_first() -> None:
@@ -239,7 +268,7 @@ def test_unregistration_waits_for_a_blocked_remove() -> None:
         gate.open()
         removing.result(PATIENCE)
         leaving.result(PATIENCE)
-    assert scene.kinds()[-4:] == ("MDEV_REMOVED", "PARENT_UNREGISTERING", *LAST)
+    assert scene.kinds()[-6:] == ("MDEV_REMOVED", "PARENT_UNREGISTERING", *LAST)
     check_events(scene.events)
     check_nothing_left(scene, parent)
 

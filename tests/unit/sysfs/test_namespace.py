@@ -138,3 +138,13 @@ def test_definitions_that_are_mdevctls_own_need_no_mount(
     monkeypatch.setattr(namespace, "_DEFINITIONS", tmp_path / "etc")
     enter(wanted)
     assert len(calls) == 3
+
+
+def test_a_closed_directory_of_the_machines_has_nothing_to_show(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(_path: Path) -> None:
+        raise PermissionError(errno.EACCES, "as a hardened machine has /sys/kernel")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert namespace._listing(tmp_path)("kernel") == {}

@@ -10,7 +10,10 @@ from mdev_user.mdev.bus import Bus
 from mdev_user.mdev.events import Event, EventKind
 from mdev_user.mdev.ops import LifecycleOps
 from mdev_user.pci.identity import PciId
-from mdev_user.sysfs.uevents import Uevent, murmur_hash, pci_properties, udev_message, uevents_of
+from mdev_user.sysfs.layout import Layout
+from mdev_user.sysfs.present import Present
+from mdev_user.sysfs.tree import Tree
+from mdev_user.sysfs.uevents import BUS_ADDED, Uevent, murmur_hash, pci_properties, udev_message, uevents_of
 from unit.sysfs.scene import UUID1, UUID2, Driver, Mtty
 
 PARENT = "/devices/virtual/mtty/mtty"
@@ -152,6 +155,39 @@ class PciMtty(Mtty):
 
 def pci_parent() -> LifecycleOps:
     return PciMtty()
+
+
+def test_what_uevents_have_told_is_what_the_tree_has() -> None:
+    bus, tree, told = Bus(), Tree(), Present()
+    bus.register_driver(Driver())
+    bus.subscribe(Layout(bus, tree).on_event)
+    for uevent in BUS_ADDED:
+        told.apply(0, uevent)
+
+    def hear(event: Event) -> None:
+        for uevent in uevents_of(event):
+            told.apply(event.number, uevent)
+
+    bus.subscribe(hear)
+
+    def check() -> None:
+        files = {path.removesuffix("/uevent") for path, _node in tree.walk() if path.endswith("/uevent")}
+        classes = {"class/mtty"} if tree.lookup("class/mtty") else set()
+        assert {uevent.devpath[1:] for _number, uevent in told.entries()} == files | classes
+
+    check()
+    virtual = bus.register_parent("mtty", Mtty())
+    function = bus.register_parent("4d44:00:01.0", pci_parent())
+    check()
+    bus.create(virtual, "mtty-1", UUID1)
+    bus.unbind(bus.create(function, "mtty-1", UUID2), "mtty")
+    check()
+    bus.unregister_parent(virtual)
+    check()
+    bus.register_parent("again", Mtty())
+    check()
+    bus.unregister_parent(function)
+    check()
 
 
 def test_a_pci_parent_is_told_as_a_function_of_the_pci_bus() -> None:

@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -19,10 +21,13 @@ from mdev_user import pytest_plugin
 from mdev_user.daemon.client import Refused
 from mdev_user.daemon.run_dir import mounts_below
 from mdev_user.drivers.crc import Card
-from mdev_user.errors import ConfigError, MdevUserError
+from mdev_user.errors import ConfigError, MdevUserError, NoDevice
+from mdev_user.host.wire import Unprobe
 from mdev_user.pytest_plugin import MakeMdevHost
 from mdev_user.testing import CreateFails, HostFailed, LoseEvent, MdevHost
 from mdev_user.testing.hosts import zygote
+from mdev_user.testing.hosts.in_process import InProcessHost
+from mdev_user.testing.hosts.injection import Injection
 from tools.ordinary import NOT_HERE
 
 pytestmark = pytest.mark.fuse
@@ -164,9 +169,8 @@ def test_reset_forgets_mdevctls_definitions_and_keeps_the_folders_that_it_wants(
 
 
 def test_a_program_that_takes_too_long_is_killed_with_what_it_started(host: MdevHost, tmp_path: Path) -> None:
-    script = f"sleep 600 & echo $! > {tmp_path}/child; wait"
     with pytest.raises(subprocess.TimeoutExpired):
-        host.run("sh", "-c", f"{script} # until {tmp_path}/child is there", seconds=3)
+        host.run("sh", "-c", f"sleep 600 & echo $! > {tmp_path}/child; wait", seconds=2)
     child = int((tmp_path / "child").read_text())
     until(lambda: not Path(f"/proc/{child}").exists() or is_zombie(child))
 
@@ -403,6 +407,12 @@ def test_misuse_is_told(
     assert host.faults.waiting() == []
 
 
+def test_an_mdev_that_has_just_gone_is_no_device(tmp_path: Path) -> None:
+    host = InProcessHost("any", tmp_path, lambda _host, _reason: None, Injection())
+    with pytest.raises(NoDevice, match="is gone"):
+        host.ask(Unprobe(uuid4()))
+
+
 def test_a_driver_written_by_hand_counts_for_itself(host: MdevHost, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(HAND_WRITTEN)
     host.register(f"{tmp_path}/own.py:Broken")
@@ -430,6 +440,10 @@ def left(folder: Path, *pids: int) -> list[object]:
 
 def is_zombie(pid: int) -> bool:
     return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_nothing_is_left_of_a_closed_host(make_mdev_host: MakeMdevHost) -> None:
@@ -474,59 +488,56 @@ def test_an_interrupted_request_is_never_answered_by_the_next_ones_answer(make_m
         host.faults.create_fails()
 
 
-def test_a_fork_of_the_test_ends_no_host(make_mdev_host: MakeMdevHost) -> None:
-    host = make_mdev_host()
-    child = os.fork()
-    if not child:
-        try:
-            host.close()
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    assert host.faults.waiting() == []
-    assert host.parents() == []
-
-
 DYING = """
+import os
+import resource
 import time
 from mdev_user.testing import MdevHost
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 host = MdevHost("mtty")
+if not (forked := os.fork()):
+    host.close()
+    os._exit(0)
+os.waitpid(forked, 0)
 host.create("mtty-1")
 host.faults.remove_takes(3600, times=None)
-print(host.pid, host.run_dir.path.parent, flush=True)
+if not (holder := os.fork()):
+    os.close(1)
+    time.sleep(600)
+print(host.pid, host.run_dir.path.parent, holder, flush=True)
 time.sleep(600)
 """
 
 
-def test_nothing_is_left_when_the_tests_process_is_killed() -> None:
-    with subprocess.Popen([sys.executable, "-c", DYING], stdout=subprocess.PIPE, text=True) as process:
+def test_nothing_is_left_when_the_tests_process_is_killed_and_only_then(tmp_path: Path) -> None:
+    """Not when a child of its ends that has the host, too; and whatever a child of its holds that goes on."""
+    (tmp_path / "platform.py").write_text("")  # in the working directory, where a test's process does not look either
+    dying = [sys.executable, "-P", "-c", DYING]
+    with subprocess.Popen(dying, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        pid, name = process.stdout.readline().split()
-        folder = Path(name)
-        zygote_pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        assert len(left(folder, int(pid), zygote_pid)) == 4
-        process.kill()
-        until(lambda: left(folder, int(pid), zygote_pid) == [])
+        pid, name, holder = process.stdout.readline().split()
+        try:
+            folder = Path(name)
+            zygote_pid = parent_of(int(pid))
+            assert len(left(folder, int(pid), zygote_pid)) == 4
+            assert len(set(resource.prlimit(int(pid), resource.RLIMIT_NOFILE))) == 1, "each mdev takes a file"
+            process.kill()
+            until(lambda: left(folder, int(pid), zygote_pid) == [])
+        finally:
+            os.kill(int(holder), signal.SIGKILL)
 
 
-HELD = """
-import os, sys, time
-from mdev_user.testing import MdevHost
-host = MdevHost()
-if not os.fork():
-    os.close(1)
-    time.sleep(30)
-    os._exit(0)
-os.kill(os.getpid(), 9)
-"""
-
-
-def test_a_zygote_ends_with_the_test_also_when_a_child_of_that_holds_its_socket(tmp_path: Path) -> None:
-    (tmp_path / "platform.py").write_text("raise RuntimeError('imported')")  # which the working directory may have
-    script = HELD.replace("if not os.fork()", "print(os.getpid(), host.pid, flush=True)\nif not os.fork()")
-    held = [sys.executable, "-P", "-c", script]
-    done = subprocess.run(held, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, check=False)
-    print(done)
+def test_a_zygote_that_was_killed_is_replaced_and_its_hosts_live_on(make_mdev_host: MakeMdevHost) -> None:
+    before = make_mdev_host()
+    killed = parent_of(before.pid)
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: is_zombie(killed))
+    after = make_mdev_host()
+    assert parent_of(after.pid) != killed
+    assert before.parents() == after.parents() == []
+    gc.collect()  # a file of the old one that is still open would be warned of
+    before.close()
+    assert left(before.run_dir.path.parent, before.pid) == []
 
 
 def test_what_a_dead_zygote_left_is_found_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -655,3 +666,9 @@ def test_what_cannot_be_had_can_be_a_failure(pytestconfig: pytest.Config, monkey
         monkeypatch.setitem(pytestconfig._inicache, "mdev_host_unavailable", wanted)
         with pytest.raises(outcome, match="needs FUSE: no /dev/fuse"):
             pytest_plugin.unavailable(pytestconfig, "no /dev/fuse")
+
+
+def test_neither_skip_nor_fail_is_refused_at_once(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pytestconfig._inicache, "mdev_host_unavailable", "failed")
+    with pytest.raises(pytest.UsageError, match="expected skip or fail, given 'failed'"):
+        pytest_plugin.pytest_configure(pytestconfig)

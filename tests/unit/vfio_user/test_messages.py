@@ -141,6 +141,12 @@ def test_capabilities_that_nobody_knows_are_skipped() -> None:
     assert m.RegionInfoReply.decode(region_info(0, b"")).areas == ()
 
 
+def test_of_many_lists_of_areas_the_first_counts() -> None:
+    """A hostile server could otherwise have a client decode a thousand areas for each eight bytes."""
+    first, second = (sparse(1, struct.pack("=QQ", at, 0x1000), following) for at, following in ((0, 64), (0x9000, 0)))
+    assert m.RegionInfoReply.decode(region_info(32, first + second)).areas == (Area(0, 0x1000),)
+
+
 def test_headers() -> None:
     assert Header.decode(command_message(3, 9, b"abc")) == (3, 9, 19, 0, 0)
     assert Header.decode(reply_message(3, 9, b"abc")) == (3, 9, 19, 1, 0)

@@ -87,10 +87,14 @@ _lock = Lock()
 
 def _zygote() -> _Zygote:
     pid = os.getpid()
-    if pid not in _zygotes or not _zygotes[pid].alive:
-        if pid not in _zygotes:
-            atexit.register(_stop)
-        _zygotes[pid] = _Zygote()
+    known = _zygotes.get(pid)
+    if known is not None and known.alive:
+        return known
+    if known is None:
+        atexit.register(_stop)
+    else:
+        known.stop()
+    _zygotes[pid] = _Zygote()
     return _zygotes[pid]
 
 
@@ -110,12 +114,14 @@ def _bear(channel: socket.socket, log: int) -> _Zygote:
         os.write(birth, msgspec.msgpack.encode(asked))
         os.lseek(birth, 0, os.SEEK_SET)
         with _lock:
+            zygote = _zygote()
             try:
-                _zygote().bear([channel.fileno(), birth, log])
+                zygote.bear([channel.fileno(), birth, log])
             except OSError:  # it was killed a moment ago
                 _zygotes.pop(os.getpid()).stop()
-                _zygote().bear([channel.fileno(), birth, log])
-            return _zygote()
+                zygote = _zygote()
+                zygote.bear([channel.fileno(), birth, log])
+            return zygote
     finally:
         os.close(birth)
 

@@ -90,6 +90,11 @@ class InProcessHost:
         """The driver's own operations."""
         return self._service.parent(name)
 
+    def _place(self, uuid: UUID) -> tuple[str, str]:
+        if (found := self._mdevs.get(uuid)) is None:
+            raise NoDevice(f"mdev {uuid} is gone")
+        return found
+
     def _check(self) -> None:
         if self._gone:
             raise NoDevice(f"host {self.name} is gone: {self._gone}")
@@ -108,11 +113,11 @@ class InProcessHost:
         self._check()  # it may have died meanwhile
 
     def _before_unprobe(self, call: Unprobe) -> None:
-        self._injection.remove(*self._mdevs[call.uuid])
+        self._injection.remove(*self._place(call.uuid))
         self._check()
 
     def _before_access(self, call: Show | Store) -> None:
-        self._injection.attribute(self._mdevs[call.uuid][0], path_of(call.attribute))
+        self._injection.attribute(self._place(call.uuid)[0], path_of(call.attribute))
 
     def _before_parent_access(self, call: ShowParent | StoreParent) -> None:
         self._injection.attribute(call.parent, path_of(call.attribute))

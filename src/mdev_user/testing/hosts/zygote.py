@@ -8,6 +8,7 @@ leaves behind is taken away.
 import fcntl
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -27,7 +28,7 @@ from mdev_user.testing.hosts.served import live, take_away
 from mdev_user.testing.hosts.wire import LARGEST
 
 PREFIX = "mdev-host-"
-PLACE = Path("/tmp")  # noqa: S108 - a test's own folder is too deep: a socket's path has at most 107 bytes
+PLACE = Path("/tmp").resolve()  # noqa: S108 - a test's own folder is too deep: a socket's path has at most 107 bytes
 _MOST_SECONDS = 10.0
 """That hosts may need to end after their test's process; then they are killed."""
 _FORGOTTEN = 60.0
@@ -162,6 +163,8 @@ def main() -> None:
         return
     os.setsid()  # Ctrl-C is for the test, whose end is ours
     os.chdir("/")
+    _most, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every mdev has a socket
     for folder in forgotten():
         take_away(folder)
     preload()
