@@ -133,6 +133,7 @@ def test_killed_in_the_middle_of_1000_creates_the_next_start_is_clean_20_times_o
             with writers(start, [targets[::2], targets[1::2]]) as running:
                 start.touch()
                 wait_for_creates(daemon, 1 + 40 * number)
+                daemon.sys.stat()  # which the kernel goes on answering when the daemon is dead
                 daemon.kill()
                 outcomes = [outcome for each in running for outcome in each.outcomes()]
             assert 0 < len(created(outcomes)) < 1000

@@ -1,5 +1,6 @@
 """Each difference that no step of the transcript shows is shown here."""
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +51,12 @@ def held_directories_find_the_next(daemon: RunningDaemon) -> None:
         os.close(held)
 
 
+def no_extended_attributes(daemon: RunningDaemon) -> None:
+    for ask in (os.listxattr, lambda path: os.setxattr(path, "trusted.mdev", b"1")):
+        with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
+            ask(daemon.sys / "class/mdev_bus")
+
+
 def directory(daemon: RunningDaemon, uuid: UUID) -> str:
     return str(daemon.sys / f"devices/virtual/mtty/mtty/{uuid}")
 
@@ -59,6 +66,7 @@ SHOWN: Mapping[str, Callable[[RunningDaemon], None]] = {
     "device-numbers": no_device_numbers,
     "file-system-type": another_file_system_type,
     "held-directory": held_directories_find_the_next,
+    "extended-attributes": no_extended_attributes,
 }
 
 

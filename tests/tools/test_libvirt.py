@@ -66,14 +66,14 @@ def create(libvirt: Libvirt, kind: Kind, uuid: UUID) -> float:
 def create_quickly(libvirt: Libvirt, kind: Kind) -> UUID:
     """nodedev-create in less than 2 s: where libvirt has not yet been told when mdevctl ends, it sleeps for 5 s.
 
-    That is a race, which a create that waits for its listeners wins unless the machine is very busy; hence thrice.
+    That is a race, which a create that waits for its listeners wins unless the machine is very busy; hence twice.
     """
-    for _attempt in range(3):
+    for _attempt in range(2):
         uuid = uuid4()
         if create(libvirt, kind, uuid) < 2:
             return uuid
         libvirt.text("nodedev-destroy", kind.name(uuid))
-    raise AssertionError("libvirt was not told in time of any of three")
+    raise AssertionError("libvirt was not told in time of any of two")
 
 
 def test_parents_and_their_types_are_listed(both_parents: RunningDaemon, libvirt: Libvirt) -> None:

@@ -128,7 +128,7 @@ class _Broadcast:
 
     def _follow(self) -> None:
         """Until some uevents are lost. NoDaemon when the daemon goes."""
-        with self._client.events(self._number, daemon=self._daemon, follow=True) as stream:
+        with self._client.events(self._number, daemon=self._daemon, follow=True, attend=True) as stream:
             with self._lock:
                 self._hang_up = stream.hang_up
             if self._ending.is_set():

@@ -135,15 +135,17 @@ class Client:
 
     @contextmanager
     def events(
-        self, after: int | None = None, *, daemon: str | None = None, follow: bool
+        self, after: int | None = None, *, daemon: str | None = None, follow: bool, attend: bool = False
     ) -> Iterator["Stream[UeventLine]"]:
         """Uevents after number ``after`` (None: all that are kept), from a line of the kind ``begin`` on.
 
         With ``follow`` also those to come, until the daemon ends, which is NoDaemon. ``daemon`` names the start of
-        the daemon that gave the number: where another one answers, all before its answer counts as ``lost``.
+        the daemon that gave the number: where another one answers, all before its answer counts as ``lost``. With
+        ``attend`` creates in sysfs return a little later, so that whoever is told by the caller knows of them then.
         Refused for a number that this daemon has not reached.
         """
         asked = {"after": after, "daemon": daemon, "follow": "true" if follow else None}
+        asked |= {"attend": "true" if attend else None}
         query = urlencode({key: value for key, value in asked.items() if value is not None})
         with self._streamed(f"/v1/events?{query}") as lines:
             yield Stream(self._uevent_lines(lines), lines.hang_up)

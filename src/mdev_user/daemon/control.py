@@ -12,7 +12,8 @@ GET    /v1/mdevs/{uuid}/values             ValuesView
 GET    /v1/mdevs/{uuid}/unmodelled         Unmodelled
 GET    /v1/mdevs/{uuid}/trace              a TraceLine per line, for as long as the client reads
 GET    /v1/events?after=N&daemon=D&follow=true   a UeventLine per line: those after number N (default: all that are
-                                           kept) of the start D of the daemon, and with follow those to come
+                                           kept) of the start D of the daemon, and with follow those to come; with
+                                           attend=true creates in sysfs wait a moment for this reader
 GET    /v1/events/snapshot                 SnapshotView
 POST   /v1/mdevs {"type","parent"?,"uuid"?} MdevView         creates
 DELETE /v1/mdevs/{uuid}?wait=S&force=true  null              removes
@@ -264,10 +265,10 @@ class _Api:
 
     async def events(self, request: Request) -> Response:
         """One that reads slowly is waited for here; what it misses meanwhile it is told as lost."""
-        query = _query(request, ("after", "daemon", "follow"))
-        after, follow = _number(query), _truth(query, "follow")
+        query = _query(request, ("after", "daemon", "follow", "attend"))
+        after, follow, attend = _number(query), _truth(query, "follow"), _truth(query, "attend")
         uevents = await to_thread.run_sync(
-            lambda: self._operations.uevents(after, query.get("daemon")), limiter=self._reads
+            lambda: self._operations.uevents(after, query.get("daemon"), attend=attend), limiter=self._reads
         )
         lines = self._followed(uevents) if follow else self._told(uevents)
         return StreamingResponse(lines, 200, {"Connection": "close"}, "application/x-ndjson")

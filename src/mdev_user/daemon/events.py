@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from threading import Condition
 from time import monotonic, sleep, time
 from uuid import uuid4
+from weakref import WeakSet
 
 from mdev_user.daemon.views import SnapshotView, UeventLine
 from mdev_user.errors import InvalidValue, NoDevice
@@ -21,8 +22,8 @@ KEPT = 1 << 14
 MOST_LINES = 256
 """That a reader is given at once."""
 
-ATTENTION = 0.025
-"""Seconds that who follows is given to learn of a new mdev, see `EventLog.attend`."""
+ATTENTION = 0.15
+"""Seconds that listeners are given to learn of a new mdev, see `EventLog.attend`."""
 
 
 class EventLog:
@@ -38,10 +39,10 @@ class EventLog:
         self._last = 0
         self._present = Present()
         self._ended = False
-        self._waiting = 0
-        """Readers that have seen all."""
+        self._attended: WeakSet[EventReader] = WeakSet()
+        """Those for whom a create waits; one that nobody reads with any more is gone from here by itself."""
         self._told_at = 0.0
-        """When one of those was last told something, as of `monotonic`."""
+        """When they were last told something, as of `monotonic`."""
 
     def on_event(self, event: Event) -> None:
         """The listener for `Bus.subscribe`; subscribe it after the tree's, so that what is told of can be seen."""
@@ -55,12 +56,12 @@ class EventLog:
             for uevent in uevents:
                 self._append(uevent)
                 self._present.apply(self._last, uevent)
-            if self._waiting:
+            if self._attended:
                 self._told_at = monotonic()
             self._changed.notify_all()
 
     def attend(self) -> None:
-        """Give those who follow, if any do, the time to learn of what has just come.
+        """Give listeners of libudev's, if somebody tells them, the time to learn of what has just come.
 
         For a ``create`` in sysfs, before it returns. libvirt looks for the mdev as soon as mdevctl has ended, and
         where it was not told by then looks again after 5 s; between the two nothing else would take its time.
@@ -89,6 +90,12 @@ class EventLog:
         lines = [_line(added, uevent, now) for added, uevent in entries]
         return SnapshotView(daemon=self.name, number=number, uevents=lines)
 
+    def attended(self, reader: "EventReader") -> "EventReader":
+        """Let creates in sysfs wait a moment for who reads with this one, for as long as somebody does."""
+        with self._changed:
+            self._attended.add(reader)
+        return reader
+
     def reader(self, after: int | None, name: str | None = None) -> "EventReader":
         """From the uevent after number ``after`` on, or from the oldest one that is kept.
 
@@ -113,7 +120,7 @@ class EventLog:
         """
         with self._changed:
             if self._last == after and not self._ended:
-                self._wait(seconds)
+                self._changed.wait(seconds)
             oldest = self._last - len(self._ring)
             if after < oldest:
                 lost = UeventLine(kind="lost", number=oldest, time=time(), count=oldest - after)
@@ -121,11 +128,6 @@ class EventLog:
             if self._last == after and self._ended:
                 raise NoDevice("the daemon has ended")
             return self._lines(after)
-
-    def _wait(self, seconds: float) -> None:
-        self._waiting += 1
-        self._changed.wait(seconds)
-        self._waiting -= 1
 
     def _lines(self, after: int) -> list[UeventLine]:
         end = min(self._last, after + MOST_LINES)

@@ -194,8 +194,9 @@ class Front:
     def trace(self, uuid: UUID) -> RemoteTrace:
         return self._remote(uuid).trace(uuid)
 
-    def uevents(self, after: int | None, daemon: str | None) -> EventReader:
-        return self.events.reader(after, daemon)
+    def uevents(self, after: int | None, daemon: str | None, *, attend: bool) -> EventReader:
+        reader = self.events.reader(after, daemon)
+        return self.events.attended(reader) if attend else reader
 
     def snapshot(self) -> SnapshotView:
         return self.events.snapshot()
@@ -296,8 +297,8 @@ def serve(config: Config) -> int:
 
 
 def numbered(folder: Path) -> list[int]:
-    """The names in a folder that are numbers; none where it is absent."""
-    with suppress(FileNotFoundError):
+    """The names in a folder that are numbers; none where it cannot be read."""
+    with suppress(OSError):  # also where /sys is that of a `run` whose daemon is dead
         return [int(each.name) for each in folder.iterdir() if each.name.isdecimal()]
     return []
 

@@ -64,7 +64,7 @@ class Operations(Protocol):
         """Begin a trace. Errors as of `values`, but that every driver can be traced; Busy also for one too many."""
         ...
 
-    def uevents(self, after: int | None, daemon: str | None) -> Uevents:
+    def uevents(self, after: int | None, daemon: str | None, *, attend: bool) -> Uevents:
         """From uevent ``after`` of that start of the daemon on. InvalidValue for a number that is still to come."""
         ...
 

@@ -29,6 +29,9 @@ _LONGEST_BELOW = len("/devices/") + 36 + len("/") + len(SOCKET_NAME)
 RUN_DIR_VARIABLE = "MDEV_USER_RUN_DIR"
 """Set by `mdev-user run`, so that commands in it find the daemon whose tree they see."""
 
+_SCRIPTS = Path("/usr/lib/mdevctl")
+_SCRIPT_FOLDERS = ("scripts.d/callouts", "scripts.d/notifiers")
+
 _log = logging.getLogger(__name__)
 
 
@@ -162,7 +165,15 @@ class RunDir:
             _make_script_folders(definitions)
         else:
             _link(definitions, mdevctl_definitions())
-        _link(self.root / "usr" / "lib" / "mdevctl", Path("/usr/lib/mdevctl"))
+        _link(self.root / "usr" / "lib" / "mdevctl", self._mdevctl_scripts())
+
+    def _mdevctl_scripts(self) -> Path:
+        """The machine's, or empty folders of our own where it has none: mdevctl >= 1.3 ends without them."""
+        if all((_SCRIPTS / folder).is_dir() for folder in _SCRIPT_FOLDERS):
+            return _SCRIPTS
+        own = self.path / "mdevctl"
+        _make_script_folders(own)
+        return own
 
     def _remove_stale_devices(self) -> None:
         devices = Path(os.path.realpath(self.devices))  # as the kernel names mount points
@@ -227,10 +238,10 @@ def mdevctl_definitions() -> Path:
     return folder
 
 
-def _make_script_folders(definitions: Path) -> None:
-    """Mdevctl makes nothing of all this, and 1.2 ends when a folder that it looks into is absent."""
-    for scripts in ("callouts", "notifiers"):
-        (definitions / "scripts.d" / scripts).mkdir(parents=True, exist_ok=True)
+def _make_script_folders(above: Path) -> None:
+    """Mdevctl makes nothing of all this, and ends when a folder that it looks into is absent."""
+    for folder in _SCRIPT_FOLDERS:
+        (above / folder).mkdir(parents=True, exist_ok=True)
 
 
 def _link(link: Path, target: Path) -> None:

@@ -68,7 +68,7 @@ def mounted(mountpoint: Path) -> list[str]:
 
 def _is_dead(mountpoint: Path) -> bool:
     try:
-        mountpoint.stat()
+        os.statvfs(mountpoint)  # which is always asked of the server; what stat(2) says the kernel may remember
     except OSError as error:
         return error.errno in {ENOTCONN, ECONNABORTED}
     return False

@@ -176,7 +176,7 @@ class FakeOperations:
         self.traces.append(FakeTrace())
         return self.traces[-1]
 
-    def uevents(self, after: int | None, daemon: str | None) -> EventReader:
+    def uevents(self, after: int | None, daemon: str | None, *, attend: bool) -> EventReader:
         return self.log.reader(after, daemon)
 
     def snapshot(self) -> SnapshotView:

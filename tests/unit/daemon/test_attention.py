@@ -1,7 +1,4 @@
-"""Who follows the uevents is given a moment to learn of a new mdev, and nobody waits where nobody follows."""
-
-from threading import Thread
-from time import monotonic, sleep
+"""Listeners are given a moment to learn of a new mdev, and nobody waits where nobody tells them."""
 
 import pytest
 
@@ -19,34 +16,27 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return taken
 
 
-def follow(log: EventLog) -> Thread:
-    """A reader that waits for what comes."""
-    reader = log.reader(None)
-    reader.read(0)
-    thread = Thread(target=reader.read, args=(10,))
-    thread.start()
-    deadline = monotonic() + 10
-    while not log._waiting:
-        assert monotonic() < deadline
-        sleep(0.001)
-    return thread
-
-
-def test_a_create_waits_for_who_follows(pauses: list[float]) -> None:
+def test_a_create_waits_for_who_tells_listeners(pauses: list[float]) -> None:
     log = EventLog()
-    reader = follow(log)
+    reader = log.attended(log.reader(None))
     log.tell(NEWS)
     log.attend()
-    reader.join(10)
     assert [0 < each <= events.ATTENTION for each in pauses] == [True]
+    assert reader.read(0), "it is still there"
 
 
-def test_a_create_waits_for_nobody_where_nobody_follows(pauses: list[float]) -> None:
+def test_a_create_waits_for_nobody_who_only_looks(pauses: list[float]) -> None:
     log = EventLog()
+    reader = log.reader(0)
     log.tell(NEWS)
     log.attend()
-    reader = log.reader(0)  # it is still reading what was before
-    reader.read(0)
+    assert pauses == []
+    assert reader.read(0), "it is still there"
+
+
+def test_a_create_waits_for_nobody_who_has_gone(pauses: list[float]) -> None:
+    log = EventLog()
+    log.attended(log.reader(None)).read(0)
     log.tell(NEWS)
     log.attend()
     assert pauses == []

@@ -25,8 +25,8 @@ QUESTIONS = {
     "after=%D9%A1": "expected after to be the number of a uevent, given '\u0661'",
     f"after={'9' * 5000}": f"expected after to be the number of a uevent, given {'9' * 60!r}",
     "after=4": "expected after to be a uevent's number, up to 3 so far, given 4",
-    "after=1&after=2": "expected after and daemon and follow after the ?, each once, given 'after'",
-    "since=1": "expected after and daemon and follow after the ?, each once, given 'since'",
+    "after=1&after=2": "expected after and daemon and follow and attend after the ?, each once, given 'after'",
+    "since=1": "expected after and daemon and follow and attend after the ?, each once, given 'since'",
     "follow=1": "expected follow to be true or false, given '1'",
 }
 

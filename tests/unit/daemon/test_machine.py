@@ -1,6 +1,7 @@
 """What the machine's own sysfs has is not taken: PCI addresses and the numbers of iommu groups."""
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,16 @@ def test_the_machines_groups_are_the_numbers_among_the_names(tmp_path: Path) -> 
         (tmp_path / name).mkdir()
     assert sorted(numbered(tmp_path)) == [0, 12]
     assert numbered(tmp_path / "absent") == []
+
+
+def test_of_a_sysfs_whose_daemon_is_dead_no_group_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `serve` finds in the shell of a `run`."""
+
+    def iterdir(_folder: Path) -> Iterator[Path]:
+        raise OSError(errno.ENOTCONN, "the daemon is dead")
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert numbered(tmp_path) == []
 
 
 def test_a_name_that_the_machines_pci_bus_has_is_eexist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,11 +63,29 @@ def test_a_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, short
     assert RunDir("run").path == short / "run"
 
 
-def test_mdevctl_finds_its_folders(run_dir: RunDir) -> None:
+@pytest.fixture
+def scripts(short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the machine has mdevctl's scripts, or would have them."""
+    monkeypatch.setattr(run_dir_module, "_SCRIPTS", short / "mdevctl")
+    return short / "mdevctl"
+
+
+def test_mdevctl_finds_its_folders(run_dir: RunDir, scripts: Path) -> None:
+    for name in ("callouts", "notifiers"):
+        (scripts / "scripts.d" / name).mkdir(parents=True)
     run_dir.prepare()
     definitions = "/etc/mdevctl.d" if os.geteuid() == 0 else f"{os.environ['HOME']}/.config/mdevctl.d"
     assert (run_dir.root / "etc/mdevctl.d").readlink() == Path(definitions)
-    assert (run_dir.root / "usr/lib/mdevctl").readlink() == Path("/usr/lib/mdevctl")
+    assert (run_dir.root / "usr/lib/mdevctl").readlink() == scripts
+
+
+@pytest.mark.usefixtures("scripts")
+def test_where_the_machine_has_no_folders_for_its_scripts_mdevctl_finds_empty_ones(run_dir: RunDir) -> None:
+    run_dir.prepare()
+    assert sorted(each.name for each in (run_dir.root / "usr/lib/mdevctl/scripts.d").iterdir()) == [
+        "callouts",
+        "notifiers",
+    ]
 
 
 def test_an_ordinary_users_definitions_are_his_own(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +103,9 @@ def test_a_private_folder_of_definitions_leaves_the_users_home_alone(
     run_dir.prepare()
 
 
-def test_a_wrong_link_is_set_right_and_a_folder_left_alone(run_dir: RunDir) -> None:
+def test_a_wrong_link_is_set_right_and_a_folder_left_alone(run_dir: RunDir, scripts: Path) -> None:
+    (scripts / "scripts.d/callouts").mkdir(parents=True)
+    (scripts / "scripts.d/notifiers").mkdir(parents=True)
     (run_dir.root / "etc/mdevctl.d").mkdir(parents=True)
     (run_dir.root / "usr/lib").mkdir(parents=True)
     (run_dir.root / "usr/lib/mdevctl").symlink_to("/nowhere")
@@ -93,7 +113,7 @@ def test_a_wrong_link_is_set_right_and_a_folder_left_alone(run_dir: RunDir) -> N
     assert (run_dir.root / "etc/mdevctl.d").is_dir()
     assert not (run_dir.root / "etc/mdevctl.d").is_symlink()
     assert (run_dir.root / "etc/mdevctl.d/scripts.d/callouts").is_dir(), "mdevctl 1.2 ends without it"
-    assert (run_dir.root / "usr/lib/mdevctl").readlink() == Path("/usr/lib/mdevctl")
+    assert (run_dir.root / "usr/lib/mdevctl").readlink() == scripts
 
 
 def test_a_second_daemon_is_refused_with_the_first_ones_pid(run_dir: RunDir) -> None:
