@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
@@ -57,6 +58,26 @@ def no_extended_attributes(daemon: RunningDaemon) -> None:
             ask(daemon.sys / "class/mdev_bus")
 
 
+def one_remover_succeeds(daemon: RunningDaemon) -> None:
+    def remove(uuid: UUID) -> int:
+        try:
+            fd = os.open(f"{directory(daemon, uuid)}/remove", os.O_WRONLY)
+        except FileNotFoundError as error:
+            return error.errno or 0
+        try:
+            return os.write(fd, b"1")
+        except OSError as error:
+            return error.errno or 0
+        finally:
+            os.close(fd)
+
+    with ThreadPoolExecutor(8) as removers:
+        for _round in range(20):
+            told = list(removers.map(remove, [daemon.create("mtty-1")] * 8))
+            assert told.count(1) == 1
+            assert set(told) <= {1, errno.ENODEV, errno.ENOENT}
+
+
 def directory(daemon: RunningDaemon, uuid: UUID) -> str:
     return str(daemon.sys / f"devices/virtual/mtty/mtty/{uuid}")
 
@@ -67,6 +88,7 @@ SHOWN: Mapping[str, Callable[[RunningDaemon], None]] = {
     "file-system-type": another_file_system_type,
     "held-directory": held_directories_find_the_next,
     "extended-attributes": no_extended_attributes,
+    "one-remover": one_remover_succeeds,
 }
 
 
