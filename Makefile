@@ -33,7 +33,7 @@ test: setup $(TESTS)
 	@scripts/install-system-packages test
 	$(BIN)/python -m mdev_user.guests
 	$(BIN)/python tests/tools/openstack.py
-	MDEV_USER_REQUIRE_CORE=1 $(BIN)/pytest
+	MDEV_USER_REQUIRE_CORE=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 check: setup
 	$(BIN)/ruff check

@@ -1,5 +1,6 @@
 """What every test may rely on: a core area that is absent here is skipped with its reason (see `core`)."""
 
+import signal
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -8,6 +9,12 @@ import pytest
 from core import core_skip as skip_core
 from mdev_user.errors import MountError
 from mdev_user.sysfs.mount import check_preconditions
+
+
+def pytest_configure() -> None:
+    """Whoever runs the tests in the background of a script has Ctrl-C ignored, and so would all that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def without_lock(self, *arguments, **named):
 class Forgetful(dict):
     def __contains__(self, uuid):
         found = super().__contains__(uuid)
-        sleep(0.002)
+        sleep(0.05)
         return found
 from time import sleep
 bus.Bus.__init__ = without_lock
@@ -119,7 +119,7 @@ def test_of_creates_by_many_writers_none_is_lost_and_none_doubled(tmp_path: Path
 
 
 def test_without_the_buss_lock_one_uuid_would_be_created_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "MDEVS", CONTESTED)
+    monkeypatch.setitem(globals(), "MDEVS", 20)
     with RunningDaemon("mtty,name=one", "mtty,name=two", preamble=NO_LOCK) as daemon:
         _written, outcomes = race(daemon, ["one", "two"], tmp_path)
         assert max(created(outcomes).values()) > 1

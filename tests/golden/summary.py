@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-import pytest
-
 from golden.differences import Difference
 from golden.normal import skipped
 from golden.transcript import Step
 
-TOLD = pytest.StashKey[str]()
-"""Where a session keeps it."""
+TOLD = "replay"
+"""The property of a test's report that has it: reports come back from the processes that run the tests."""
 
 
 def summary(steps: Sequence[Step], found: Mapping[str, Sequence[str]], rows: Sequence[Difference]) -> str:

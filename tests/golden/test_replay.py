@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,13 +39,14 @@ def done(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> list[Replayed]:
 
 
 @pytest.fixture(scope="module")
-def found(done: list[Replayed], pytestconfig: pytest.Config) -> Mapping[str, Sequence[str]]:
-    found = compare(done, read_events())
-    pytestconfig.stash[TOLD] = summary(read_steps(), found, read())
-    return found
+def found(done: list[Replayed]) -> Mapping[str, Sequence[str]]:
+    return compare(done, read_events())
 
 
-def test_every_step_is_executed(done: list[Replayed]) -> None:
+def test_every_step_is_executed(
+    done: list[Replayed], found: Mapping[str, Sequence[str]], record_property: Callable[[str, object], None]
+) -> None:
+    record_property(TOLD, summary(read_steps(), found, read()))
     assert [each.step for each in done] == read_steps()
 
 

@@ -54,4 +54,4 @@ def libvirtd(inside: Inside, root: ManagementRoot, folder: Path) -> Iterator[Lib
             sleep(0.05)
         yield libvirt
     finally:
-        assert inside.stop(pid) == 0, libvirt.log.read_text()
+        inside.stop(pid)  # with which status is its own affair: one that was still busy beginning has another

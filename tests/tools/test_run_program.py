@@ -138,7 +138,6 @@ class Terminal:
 def terminal(words: list[str]) -> Iterator[Terminal]:
     pid, fd = pty.fork()
     if pid == 0:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # who runs the tests in the background has it ignored
         os.execvp(words[0], words)
     try:
         yield Terminal(pid, fd)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import factorial
+from pathlib import Path
 from typing import ClassVar
 from zlib import crc32
 
@@ -101,7 +102,8 @@ def test_only_functions_of_a_module_can_be_found_by_name(function: Callable[...,
         offload(function).send(None)
 
 
-def test_in_a_host_it_is_computed_while_others_are_served() -> None:
+def test_in_a_host_it_is_computed_while_others_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[3])  # where a process that computes finds this module
     with LocalHost() as host:
         parent = host.bus.register_parent("card", Card())
         mdevs = [host.create(parent, "device-one") for _ in range(2)]
