@@ -7,6 +7,7 @@ from typing import NoReturn
 import pytest
 
 from core import core_skip as skip_core
+from golden.summary import TOLD
 from mdev_user.errors import MountError
 from mdev_user.sysfs.mount import check_preconditions
 
@@ -30,3 +31,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         check_preconditions(allow_other=False)
     except MountError as error:
         skip_core(str(error))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How the replay of the kernel's transcript went: here, where it is known also of the processes that run tests."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    told = {str(text) for each in reports for name, text in each.user_properties if name == TOLD}
+    if told:
+        terminalreporter.section("replay of the kernel's transcript")
+        terminalreporter.write_line("\n".join(told))
