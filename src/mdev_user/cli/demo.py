@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from mdev_user.guests.builtin import BuiltinGuest
 from mdev_user.guests.rig import Rig, build_rig
 from mdev_user.guests.serial import Exchange
 from mdev_user.guests.vm import Guest
+from mdev_user.host import PYTHON
 
 _TYPE = "mtty-1"
 _TIMES = 100
@@ -92,8 +92,7 @@ def _rig(console: Console) -> Rig | None:
 def _daemon() -> Iterator[Client]:
     """A daemon of our own, with a run directory of its own, so that one that is running is left alone."""
     folder = Path(tempfile.mkdtemp(prefix="mdev-demo-"))
-    program = [sys.executable, "-P", "-m", "mdev_user"]
-    command = [*program, "serve", "--run-dir", str(folder), "--log-level", "warning", "mtty"]
+    command = [*PYTHON, "mdev_user", "serve", "--run-dir", str(folder), "--log-level", "warning", "mtty"]
     with subprocess.Popen(command) as process:
         try:
             client = Client(RunDir(folder))

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from threading import Event as Flag
 from threading import Lock, Thread
 
 from mdev_user.daemon.run_dir import RunDir
+from mdev_user.host import PYTHON
 from mdev_user.mdev.events import Event, EventKind
 
 _log = logging.getLogger(__name__)
@@ -81,9 +81,7 @@ class Starter:
             _log.info("autostart of %s: done%s", parent, text)
 
     def _in_run(self) -> list[str]:
-        """By Python's -P: a daemon of root's may have been started in anybody's folder."""
-        program = [sys.executable, "-P", "-m", "mdev_user"]
-        return [*program, "run", "--sysfs-only", "--run-dir", str(self._run_dir.path), "--"]
+        return [*PYTHON, "mdev_user", "run", "--sysfs-only", "--run-dir", str(self._run_dir.path), "--"]
 
     def _finished(self, command: Sequence[str]) -> tuple[int, str]:
         """The exit status and what was said, on one line; a program that takes too long is killed."""

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import msgspec
+
 from mdev_user.guests.archive import RigError
 
 Progress = Callable[[str], None]
 Contents = TypeVar("Contents")
+StampKind = TypeVar("StampKind", bound=msgspec.Struct)
+_STAMP = "stamp.json"
 
 
 def cache_folder() -> Path:
@@ -67,9 +71,8 @@ class CachedFolder(Generic[Contents]):
     def _build(self, cache: Path, progress: Progress) -> Contents:
         building = f"{self.name}.building-"
         for left_behind in cache.glob(f"{building}*"):  # we hold the lock, so its builder is dead
-            shutil.rmtree(
-                left_behind, ignore_errors=True
-            )  # its apt-get may still be writing: then the next build's turn
+            # Its apt-get may still be writing: then it is the next build's turn.
+            shutil.rmtree(left_behind, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=building, dir=cache))
         try:
             self.fill(work, progress)
@@ -84,6 +87,19 @@ class CachedFolder(Generic[Contents]):
             message = f"{self.title} just built in {final} is not usable"
             raise RigError(message)
         return contents
+
+
+def read_stamp(folder: Path, kind: type[StampKind]) -> StampKind | None:
+    """What a complete folder says of itself; None of one that is absent or not complete."""
+    try:
+        return msgspec.json.decode((folder / _STAMP).read_bytes(), type=kind)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def write_stamp(folder: Path, stamp: msgspec.Struct) -> None:
+    """To be called last: a folder with a stamp is complete."""
+    (folder / _STAMP).write_bytes(msgspec.json.format(msgspec.json.encode(stamp)))
 
 
 def cost(folder: Path, started: float) -> str:

@@ -11,13 +11,12 @@ from pathlib import Path
 import msgspec
 
 from mdev_user.guests.archive import Archive, debian_mirror, unpack
-from mdev_user.guests.cached import CachedFolder, Progress, cache_folder, cost
+from mdev_user.guests.cached import CachedFolder, Progress, cache_folder, cost, read_stamp, write_stamp
 from mdev_user.guests.rig import RELEASE, Rig, check_machine
 
 METAPACKAGE = "linux-image-amd64"
 
 _FOLDER = "display-1"
-_STAMP = "stamp.json"
 _MODULES = ("drivers/gpu", "drivers/video")
 """Of the full kernel's 100 MB."""
 
@@ -44,9 +43,8 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def find_display_kernel(cache: Path | None = None) -> DisplayKernel | None:
     """The kernel if this machine has it already; the network is never asked."""
     folder = (cache or cache_folder()) / _FOLDER
-    try:
-        stamp = msgspec.json.decode((folder / _STAMP).read_bytes(), type=Stamp)
-    except (FileNotFoundError, msgspec.DecodeError):
+    stamp = read_stamp(folder, Stamp)
+    if stamp is None:
         return None
     return DisplayKernel(folder / "vmlinuz", stamp.release, folder / "modules")
 
@@ -71,7 +69,7 @@ def _fill(work: Path, progress: Progress) -> None:
     unpack([package], work / "unpacked")
     folder = work / "display"
     stamp = Stamp(release=_install(work / "unpacked", folder))
-    (folder / _STAMP).write_bytes(msgspec.json.format(msgspec.json.encode(stamp)))
+    write_stamp(folder, stamp)
     progress(f"display kernel ready: Linux {stamp.release}, {cost(folder, started)}")
 
 

@@ -13,12 +13,11 @@ from pathlib import Path
 import msgspec
 
 from mdev_user.guests.archive import Archive, RigError, debian_mirror, unpack
-from mdev_user.guests.cached import CachedFolder, Progress, cache_folder, cost
+from mdev_user.guests.cached import CachedFolder, Progress, cache_folder, cost, read_stamp, write_stamp
 from mdev_user.guests.foreign import LIBRARIES, interpreter, libraries, program_output
 from mdev_user.guests.rig import RELEASE, check_machine
 
 _FOLDER = "management-2"
-_STAMP = "stamp.json"
 _PACKAGES = (
     "libvirt-daemon",
     "libvirt-daemon-driver-nodedev",
@@ -75,9 +74,8 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def find_management_root(cache: Path | None = None) -> ManagementRoot | None:
     """The root if this machine has one already; the network is never asked."""
     folder = (cache or cache_folder()) / _FOLDER
-    try:
-        stamp = msgspec.json.decode((folder / _STAMP).read_bytes(), type=Stamp)
-    except (FileNotFoundError, msgspec.DecodeError):
+    stamp = read_stamp(folder, Stamp)
+    if stamp is None:
         return None
     return ManagementRoot(folder, stamp.libvirt_version, stamp.mdevctl_version)
 
@@ -106,7 +104,7 @@ def _fill(work: Path, progress: Progress) -> None:
     _install(unpacked, root)
     made = ManagementRoot(root, "", "")
     stamp = Stamp(libvirt_version=_version(made, "virsh"), mdevctl_version=_version(made, "mdevctl"))
-    (root / _STAMP).write_bytes(msgspec.json.format(msgspec.json.encode(stamp)))
+    write_stamp(root, stamp)
     progress(
         f"management root ready: libvirt {stamp.libvirt_version}, mdevctl {stamp.mdevctl_version}, "
         f"{cost(root, started)}"

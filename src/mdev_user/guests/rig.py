@@ -16,7 +16,7 @@ import msgspec
 
 from mdev_user.guests import kernel_image
 from mdev_user.guests.archive import Archive, RigError, debian_mirror, missing_tool, unpack
-from mdev_user.guests.cached import CachedFolder, Progress, cache_folder, cost
+from mdev_user.guests.cached import CachedFolder, Progress, cache_folder, cost, read_stamp, write_stamp
 from mdev_user.guests.foreign import LIBRARIES, interpreter, libraries, program_output
 
 DEVICE = "vfio-user-pci"
@@ -25,7 +25,6 @@ QEMU_RELEASE = "trixie-backports"  # the first to have QEMU >= 10.1
 KERNEL_METAPACKAGE = "linux-image-cloud-amd64"
 
 _FOLDER = "rig-1"  # the number is the layout's version: raise it when what lies in the folder changes
-_STAMP = "stamp.json"
 _UNPACK_SECONDS = 60
 
 
@@ -56,9 +55,8 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def find_rig(cache: Path | None = None) -> Rig | None:
     """The rig if this machine has one already; the network is never asked."""
     folder = (cache or cache_folder()) / _FOLDER
-    try:
-        stamp = msgspec.json.decode((folder / _STAMP).read_bytes(), type=Stamp)
-    except (FileNotFoundError, msgspec.DecodeError):
+    stamp = read_stamp(folder, Stamp)
+    if stamp is None:
         return None
     qemu = host_qemu()
     if qemu is None and stamp.qemu_version is not None:
@@ -141,7 +139,7 @@ def _fill(work: Path, progress: Progress) -> None:
         kernel_release=next((unpacked / "usr/lib/modules").iterdir()).name,
         applets=tuple(program_output([str(busybox), "--list"]).split()),
     )
-    (rig / _STAMP).write_bytes(msgspec.json.format(msgspec.json.encode(stamp)))
+    write_stamp(rig, stamp)
     version = stamp.qemu_version or (host[1] if host else "")
     progress(f"guest rig ready: QEMU {version}, Linux {stamp.kernel_release}, {cost(rig, started)}")
 

@@ -18,6 +18,7 @@ from threading import Condition, Thread
 from typing_extensions import override
 
 from mdev_user.errors import DriverError
+from mdev_user.host import PYTHON
 from mdev_user.host.loader import source_of
 from mdev_user.vfio.work import Answer, Offload
 
@@ -180,7 +181,7 @@ class _Worker(Thread):
         if self._process is None:
             ours, theirs = socket.socketpair()
             with theirs:
-                command = [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno())]
+                command = [*PYTHON, _PROGRAM, str(theirs.fileno())]
                 environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
                 self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), env=environment)
             self._connection = Connection(ours.detach())

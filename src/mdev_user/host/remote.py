@@ -4,7 +4,6 @@ import errno
 import logging
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +18,7 @@ import msgspec
 from typing_extensions import override
 
 from mdev_user.errors import InvalidValue, NoDevice, error_from
+from mdev_user.host import PYTHON
 from mdev_user.host.wire import (
     LARGEST,
     Answer,
@@ -117,7 +117,7 @@ class RemoteHost:
         self._encoder = msgspec.msgpack.Encoder()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
-        command = [sys.executable, "-P", "-m", "mdev_user.host", str(theirs.fileno()), str(devices), level]
+        command = [*PYTHON, "mdev_user.host", str(theirs.fileno()), str(devices), level]
         with theirs:
             self._process = _spawner.submit(_spawn, command, theirs.fileno()).result()
         self.pid = self._process.pid

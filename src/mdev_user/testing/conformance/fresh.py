@@ -10,6 +10,7 @@ from typing import BinaryIO, Self
 import msgspec
 
 from mdev_user.errors import DriverError
+from mdev_user.host import PYTHON
 from mdev_user.testing.conformance.operations import Finding
 from mdev_user.testing.conformance.tasks import AnyParent, Reply, Task, decode_reply, encode
 from mdev_user.testing.conformance.zygote import Birth, read_frame, source_of, write_frame
@@ -51,7 +52,7 @@ class FreshInterpreters:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "mdev_user.testing.conformance.zygote"],
+                [*PYTHON, "mdev_user.testing.conformance.zygote"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # what a driver logs a thousand times over

@@ -16,6 +16,7 @@ from weakref import WeakSet
 import msgspec
 
 from mdev_user.errors import MountError
+from mdev_user.host import PYTHON
 from mdev_user.testing.hosts.wire import LARGEST, Answer, Birth, Born, Done, Failed, Request
 
 _READY_SECONDS = 60.0
@@ -43,7 +44,7 @@ class _Zygote:
         path = os.pathsep.join(filter(None, sys.path))
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "mdev_user.testing.hosts.zygote", str(theirs.fileno()), str(os.getpid())],
+                [*PYTHON, "mdev_user.testing.hosts.zygote", str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,

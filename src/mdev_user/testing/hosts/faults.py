@@ -5,8 +5,9 @@ a create that its driver refuses has the uevents ``add`` and ``remove`` and leav
 """
 
 import errno as numbers
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from math import inf
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import fields
@@ -38,7 +39,8 @@ class Fault(Struct, frozen=True, kw_only=True, tag_field="fault"):
 
     def _problems(self) -> Iterator[str]:
         """What is wrong with the effect."""
-        yield from ()
+        for name in self.__struct_fields__:
+            yield from _CHECKS[name](getattr(self, name)) if name in _CHECKS else ()
 
 
 class CreateFails(Fault, frozen=True, kw_only=True, tag="create-fails"):
@@ -50,7 +52,7 @@ class CreateFails(Fault, frozen=True, kw_only=True, tag="create-fails"):
 
     @override
     def _problems(self) -> Iterator[str]:
-        yield from _wrong_errno(self.errno)
+        yield from super()._problems()
         if self.errno in _FRAMEWORKS:
             name = numbers.errorcode[self.errno]
             yield f"{name} is the framework's own answer, which comes without an event: {_FRAMEWORKS[self.errno]}"
@@ -63,10 +65,6 @@ class CreateTakes(Fault, frozen=True, kw_only=True, tag="create-takes"):
     parent: str | None = None
     type_id: str | None = None
 
-    @override
-    def _problems(self) -> Iterator[str]:
-        yield from _wrong_seconds(self.seconds)
-
 
 class RemoveTakes(Fault, frozen=True, kw_only=True, tag="remove-takes"):
     """An mdev needs ``seconds`` to go, as one that a program has open: only its iommu_group is seen meanwhile.
@@ -78,10 +76,6 @@ class RemoveTakes(Fault, frozen=True, kw_only=True, tag="remove-takes"):
     parent: str | None = None
     type_id: str | None = None
 
-    @override
-    def _problems(self) -> Iterator[str]:
-        yield from _wrong_seconds(self.seconds)
-
 
 class AttributeFails(Fault, frozen=True, kw_only=True, tag="attribute-fails"):
     """The driver answers ``errno`` to a read or write of one of its own attributes, ``GROUP/NAME`` or ``NAME``.
@@ -92,10 +86,6 @@ class AttributeFails(Fault, frozen=True, kw_only=True, tag="attribute-fails"):
     errno: int
     attribute: str | None = None
     parent: str | None = None
-
-    @override
-    def _problems(self) -> Iterator[str]:
-        yield from _wrong_errno(self.errno)
 
 
 class LoseEvent(Fault, frozen=True, kw_only=True, tag="lose-event"):
@@ -132,3 +122,7 @@ def _wrong_seconds(seconds: float) -> Iterator[str]:
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not 0 <= (seconds if is_number else inf) <= MOST_SECONDS:
         yield f"seconds: expected a number from 0 to {MOST_SECONDS:.0f}, given {seconds!r}"
+
+
+# Any: an effect is a value of any kind, and the check is what says which.
+_CHECKS: Mapping[str, Callable[[Any], Iterator[str]]] = {"errno": _wrong_errno, "seconds": _wrong_seconds}

@@ -4,7 +4,6 @@ import inspect
 import os
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import EIO, ENOSPC
@@ -19,6 +18,7 @@ from mdev_user.daemon.client import NoDaemon
 from mdev_user.daemon.run_dir import RUN_DIR_VARIABLE, RunDir
 from mdev_user.daemon.specification import parse_parent
 from mdev_user.daemon.views import UeventLine
+from mdev_user.host import PYTHON
 from mdev_user.mdev.ops import LifecycleOps
 from mdev_user.testing.hosts.births import HostProcess
 from mdev_user.testing.hosts.faults import AnyFault, AttributeFails, CreateFails, CreateTakes, LoseEvent, RemoveTakes
@@ -178,7 +178,7 @@ class MdevHost:
         """
         options = ["--run-dir", str(self.run_dir.path), "--sysfs-only", f"--events={events}", "--"]
         with subprocess.Popen(
-            [sys.executable, "-P", "-m", "mdev_user", "run", *options, *map(str, command)],
+            [*PYTHON, "mdev_user", "run", *options, *map(str, command)],
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
