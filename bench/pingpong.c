@@ -1,4 +1,4 @@
-/* The physical limit: two processes and a socket, messages as large as a 1-byte REGION_READ and REGION_WRITE.
+/* The physical limit: two processes and a socket, messages as large as a register's REGION_READ and REGION_WRITE.
  *
  * The echoing process does one receive and one send a message and looks at nothing. Usage: pingpong
  */

@@ -8,11 +8,11 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 _HERE = Path(__file__).parent
-_SOURCES = ("pingpong", "client")
-_FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror")
+_SOURCES = ("pingpong", "client", "crowd", "interrupt", "copy", "mappings")
+_FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror", "-pthread")
 
 
 class CannotMeasure(Exception):
@@ -35,13 +35,13 @@ class Round(TypedDict):
     write: Times
 
 
-def build(folder: Path) -> None:
-    """Compile every program into ``folder``."""
+def build(folder: Path, register: int = 1) -> None:
+    """Compile every program into ``folder``, for a register of so many bytes."""
     compiler = shutil.which("cc")
     if compiler is None:
         raise CannotMeasure("no C compiler, and the physical limit is measured with a C program: apt install gcc")
     for name in _SOURCES:
-        command = [compiler, *_FLAGS, "-o", str(folder / name), str(_HERE / f"{name}.c")]
+        command = [compiler, *_FLAGS, f"-DREGISTER={register}", "-o", str(folder / name), str(_HERE / f"{name}.c")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CannotMeasure(f"{' '.join(command)} failed:\n{done.stderr}")
@@ -57,19 +57,23 @@ class Program:
 
     def round(self, accesses: int) -> Round:
         """Have it do so many accesses of each kind, and wait."""
+        measured: Round = self.ask(accesses)
+        return measured
+
+    def ask(self, number: int) -> Any:  # noqa: ANN401 - each program answers in its own words
+        """Have it do one round of so many accesses, pages or milliseconds, and wait for its answer."""
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise CannotMeasure("no pipes")
         try:
-            stdin.write(f"{accesses}\n")
+            stdin.write(f"{number}\n")
             stdin.flush()
             line = stdout.readline()
         except BrokenPipeError:
             line = ""
         if not line:
             raise CannotMeasure(f"{' '.join(self._command)} ended with status {self._process.wait()}")
-        measured: Round = json.loads(line)
-        return measured
+        return json.loads(line)
 
     def pause(self) -> None:
         self._process.send_signal(signal.SIGSTOP)

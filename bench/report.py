@@ -1,13 +1,15 @@
 """From measurements to figures, and from figures to a table with the targets beside them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import median, quantiles
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import accesses
 import authoring
 import lifecycle
 import management
+import report_moving
+import report_vfio_user
+from figures import Figure, one, percentile, spread
 from programs import Round, Times
 from rich.table import Table
 
@@ -39,8 +41,10 @@ _TARGETS = (
             ("handler_identify", "write", "FCR write (handler)"),
         )
     ),
+    *report_vfio_user.TARGETS,
+    *report_moving.TARGETS,
 )
-_MORE_IS_BETTER = {"/s"}
+_MORE_IS_BETTER = {"/s", "share"}
 _OTHERS = (
     ("accesses.read.ours_p50_us", "1-byte read, p50", "us"),
     ("accesses.read.limit_p50_us", "  ping-pong", "us"),
@@ -74,9 +78,10 @@ _OTHERS = (
             *("banked_write", "straddling_read", "straddling_write"),
         )
     ),
+    *report_vfio_user.OTHERS,
+    *report_moving.OTHERS,
 )
 
-Figure = dict[str, float]
 _WAYS: tuple[Literal["read"], Literal["write"]] = ("read", "write")
 _CHOSEN: Mapping[str, Callable[[accesses.Measured], Round]] = {
     "ours": lambda each: each.ours,
@@ -91,7 +96,7 @@ def of_accesses(rounds: Sequence[accesses.Measured], count: int) -> dict[str, ob
         "accesses_per_round": count,
         "read": _of_kind(rounds, lambda each: each["read"]),
         "write": _of_kind(rounds, lambda each: each["write"]),
-        "computed_read_p50_ratio": _spread(each.computed["read"]["p50"] / each.limit["read"]["p50"] for each in rounds),
+        "computed_read_p50_ratio": spread(each.computed["read"]["p50"] / each.limit["read"]["p50"] for each in rounds),
     }
 
 
@@ -99,10 +104,10 @@ def of_lifecycle(runs: Sequence[lifecycle.Measured]) -> dict[str, object]:
     return {
         "mdevs": runs[0].mdevs,
         "runs": len(runs),
-        "creates_per_second": _spread(each.mdevs / each.create_seconds for each in runs),
-        "removes_per_second": _spread(each.mdevs / each.remove_seconds for each in runs),
-        "slowest_create_ms": _spread(each.slowest_create_seconds * 1e3 for each in runs),
-        "slowest_remove_ms": _spread(each.slowest_remove_seconds * 1e3 for each in runs),
+        "creates_per_second": spread(each.mdevs / each.create_seconds for each in runs),
+        "removes_per_second": spread(each.mdevs / each.remove_seconds for each in runs),
+        "slowest_create_ms": spread(each.slowest_create_seconds * 1e3 for each in runs),
+        "slowest_remove_ms": spread(each.slowest_remove_seconds * 1e3 for each in runs),
         "memory_kib_per_mdev": _growth(runs, lambda cost: cost.memory_kib),
         "fds_per_mdev": _growth(runs, lambda cost: cost.fds),
         "threads_per_mdev": _growth(runs, lambda cost: cost.threads),
@@ -114,28 +119,20 @@ def of_management(run: management.Measured) -> dict[str, object]:
     return {
         "mdevs": flood.mdevs,
         "nodes": walk.nodes,
-        "creates_per_second": _one(flood.mdevs / flood.seconds),
-        "creates_tmpfs_ratio": _one(flood.seconds / flood.tmpfs_seconds),
-        "removes_per_second": _one(flood.mdevs / run.remove_seconds),
-        "find_ms_per_1000_nodes": _one(walk.seconds * 1e6 / walk.nodes),
-        "find_tmpfs_ratio": _one(walk.seconds / walk.tmpfs_seconds),
+        "creates_per_second": one(flood.mdevs / flood.seconds),
+        "creates_tmpfs_ratio": one(flood.seconds / flood.tmpfs_seconds),
+        "removes_per_second": one(flood.mdevs / run.remove_seconds),
+        "find_ms_per_1000_nodes": one(walk.seconds * 1e6 / walk.nodes),
+        "find_tmpfs_ratio": one(walk.seconds / walk.tmpfs_seconds),
         "beside_a_slow_create": {
-            "idle_p50_ms": _one(percentile(idle, 50) * 1e3),
-            "idle_p99_ms": _one(percentile(idle, 99) * 1e3),
-            "p50_ms": _one(percentile(beside, 50) * 1e3),
-            "p99_ms": _one(percentile(beside, 99) * 1e3),
-            "p50_ratio": _one(percentile(beside, 50) / percentile(idle, 50)),
-            "p99_ratio": _one(percentile(beside, 99) / percentile(idle, 99)),
+            "idle_p50_ms": one(percentile(idle, 50) * 1e3),
+            "idle_p99_ms": one(percentile(idle, 99) * 1e3),
+            "p50_ms": one(percentile(beside, 50) * 1e3),
+            "p99_ms": one(percentile(beside, 99) * 1e3),
+            "p50_ratio": one(percentile(beside, 50) / percentile(idle, 50)),
+            "p99_ratio": one(percentile(beside, 99) / percentile(idle, 99)),
         },
     }
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    return quantiles(values, n=100)[percent - 1]
-
-
-def _one(value: float) -> Figure:
-    return _spread([value])
 
 
 def of_authoring(
@@ -158,12 +155,12 @@ def of_authoring(
 def _of_pairs(rounds: Sequence[authoring.Measured], kind: str, way: Literal["read", "write"]) -> dict[str, Figure]:
     pairs = [(each.pairs[kind].declared[way], each.pairs[kind].by_hand[way]) for each in rounds]
     return {
-        "p50_ratio": _spread(declared["p50"] / by_hand["p50"] for declared, by_hand in pairs),
-        "p99_ratio": _spread(declared["p99"] / by_hand["p99"] for declared, by_hand in pairs),
-        "declared_p50_us": _spread(declared["p50"] / 1e3 for declared, _ in pairs),
-        "declared_p99_us": _spread(declared["p99"] / 1e3 for declared, _ in pairs),
-        "by_hand_p50_us": _spread(by_hand["p50"] / 1e3 for _, by_hand in pairs),
-        "by_hand_p99_us": _spread(by_hand["p99"] / 1e3 for _, by_hand in pairs),
+        "p50_ratio": spread(declared["p50"] / by_hand["p50"] for declared, by_hand in pairs),
+        "p99_ratio": spread(declared["p99"] / by_hand["p99"] for declared, by_hand in pairs),
+        "declared_p50_us": spread(declared["p50"] / 1e3 for declared, _ in pairs),
+        "declared_p99_us": spread(declared["p99"] / 1e3 for declared, _ in pairs),
+        "by_hand_p50_us": spread(by_hand["p50"] / 1e3 for _, by_hand in pairs),
+        "by_hand_p99_us": spread(by_hand["p99"] / 1e3 for _, by_hand in pairs),
     }
 
 
@@ -195,30 +192,25 @@ def table(result: Mapping[str, object]) -> Table:
 
 def _of_kind(rounds: Sequence[accesses.Measured], kind: Callable[[Round], Times]) -> dict[str, Figure]:
     figures = {
-        "p50_ratio": _spread(kind(each.ours)["p50"] / kind(each.limit)["p50"] for each in rounds),
-        "p99_ratio": _spread(kind(each.ours)["p99"] / kind(each.limit)["p99"] for each in rounds),
+        "p50_ratio": spread(kind(each.ours)["p50"] / kind(each.limit)["p50"] for each in rounds),
+        "p99_ratio": spread(kind(each.ours)["p99"] / kind(each.limit)["p99"] for each in rounds),
     }
     for name, of in _CHOSEN.items():
-        figures[f"{name}_p50_us"] = _spread(kind(of(each))["p50"] / 1e3 for each in rounds)
-        figures[f"{name}_p99_us"] = _spread(kind(of(each))["p99"] / 1e3 for each in rounds)
+        figures[f"{name}_p50_us"] = spread(kind(of(each))["p50"] / 1e3 for each in rounds)
+        figures[f"{name}_p99_us"] = spread(kind(of(each))["p99"] / 1e3 for each in rounds)
     pairs = [(each, each.busy, each.busy_limit) for each in rounds if each.busy and each.busy_limit]
     if pairs:
         figures |= {
-            "busy_p50_us": _spread(kind(busy)["p50"] / 1e3 for _, busy, _ in pairs),
-            "busy_p99_us": _spread(kind(busy)["p99"] / 1e3 for _, busy, _ in pairs),
-            "busy_p99_ratio": _spread(kind(busy)["p99"] / kind(each.ours)["p99"] for each, busy, _ in pairs),
-            "busy_limit_p99_ratio": _spread(kind(limit)["p99"] / kind(each.limit)["p99"] for each, _, limit in pairs),
+            "busy_p50_us": spread(kind(busy)["p50"] / 1e3 for _, busy, _ in pairs),
+            "busy_p99_us": spread(kind(busy)["p99"] / 1e3 for _, busy, _ in pairs),
+            "busy_p99_ratio": spread(kind(busy)["p99"] / kind(each.ours)["p99"] for each, busy, _ in pairs),
+            "busy_limit_p99_ratio": spread(kind(limit)["p99"] / kind(each.limit)["p99"] for each, _, limit in pairs),
         }
     return figures
 
 
 def _growth(runs: Sequence[lifecycle.Measured], part: Callable[[lifecycle.Cost], int]) -> Figure:
-    return _spread((part(each.with_all) - part(each.before)) / each.mdevs for each in runs)
-
-
-def _spread(values: Iterable[float]) -> Figure:
-    known = sorted(values)
-    return {"median": round(median(known), 3), "least": round(known[0], 3), "most": round(known[-1], 3)}
+    return spread((part(each.with_all) - part(each.before)) / each.mdevs for each in runs)
 
 
 def _find(result: Mapping[str, Any], path: str) -> Figure | None:

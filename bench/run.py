@@ -18,12 +18,18 @@ import authoring
 import dispatch
 import lifecycle
 import management
+import moving
+import peer
 import report
+import report_moving
+import report_vfio_user
+import vfio_user
 from programs import CannotMeasure, build, on_core
 from rich.console import Console
 from served import memory_folder
 
 from mdev_user import __version__
+from mdev_user.vfio_user.loops import chosen
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -64,6 +70,12 @@ def _measure(options: argparse.Namespace, console: Console) -> dict[str, object]
     if "authoring" in options.only:
         with console.status("declared and by hand ..."):
             result["authoring"] = _authoring(options)
+    if "vfio-user" in options.only:
+        with console.status("users over vfio-user ..."):
+            result["vfio_user"] = _vfio_user(options)
+    if "moving" in options.only:
+        with console.status("an mdev that moves ..."):
+            result["moving"] = report_moving.of_moving(moving.measure(options.moves))
     return result
 
 
@@ -81,6 +93,14 @@ def _authoring(options: argparse.Namespace) -> dict[str, object]:
     return report.of_authoring(measured, options.authoring_accesses, alone)
 
 
+def _vfio_user(options: argparse.Namespace) -> dict[str, object]:
+    cores = tuple(sorted(os.sched_getaffinity(0)))
+    load = vfio_user.Load(options.vfio_user_rounds, options.accesses, options.interrupts, options.connected)
+    with tempfile.TemporaryDirectory(prefix="mdev-user-bench-") as folder:
+        build(Path(folder), vfio_user.REGISTER)
+        return report_vfio_user.of_vfio_user(vfio_user.measure(Path(folder), load, cores, options.libvfio_user), load)
+
+
 def _machine() -> dict[str, object]:
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
@@ -91,13 +111,14 @@ def _machine() -> dict[str, object]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "python_library": "shared" if "/libpython" in Path("/proc/self/maps").read_text() else "static",
+        "loop": chosen().name,
         "run_directory": "in memory" if memory_folder() else "on disk",
         "load": round(os.getloadavg()[0], 2),
     }
 
 
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parts = ("accesses", "lifecycle", "management", "authoring")
+    parts = ("accesses", "lifecycle", "management", "authoring", "vfio-user", "moving")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40, help="rounds of accesses (default %(default)s)")
     parser.add_argument("--accesses", type=int, default=3000, help="of each kind in a round (default %(default)s)")
@@ -108,6 +129,17 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--many", type=int, default=10_000, help="to create by many writers (default %(default)s)")
     parser.add_argument("--parents", type=int, default=100, help="on which they are created (default %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="of creates and removes (default %(default)s)")
+    parser.add_argument("--moves", type=int, default=12, help="of an mdev to another daemon (default %(default)s)")
+    parser.add_argument("--vfio-user-rounds", type=int, default=12, help="of those (default %(default)s)")
+    parser.add_argument("--interrupts", type=int, default=1000, help="in a round (default %(default)s)")
+    parser.add_argument("--connected", type=int, default=256, help="mdevs in use at once (default %(default)s)")
+    parser.add_argument(
+        "--libvfio-user",
+        type=Path,
+        default=os.environ.get(peer.VARIABLE),
+        metavar="PATH",
+        help=f"a libvfio-user server to measure beside ours, see peer.py (default: ${peer.VARIABLE})",
+    )
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="what to measure (default: all)")
     parser.add_argument(
         "--out",

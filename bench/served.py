@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -31,9 +31,9 @@ class Daemon:
         self.run_dir = run_dir
         self._client = Client(RunDir(run_dir))
 
-    def create(self, parent: str, uuid: UUID) -> Path:
-        """Create an mtty-1 through the control API; returns its vfio-user socket."""
-        return Path(self._client.create("mtty-1", parent, uuid).socket)
+    def create(self, parent: str, uuid: UUID, kind: str = "mtty-1") -> Path:
+        """Create an mdev of the type ``kind`` through the control API; returns its vfio-user socket."""
+        return Path(self._client.create(kind, parent, uuid).socket)
 
     def counters(self, uuid: UUID) -> dict[str, int | str]:
         return self._client.mdev(uuid).counters
@@ -60,8 +60,11 @@ class Daemon:
 
 
 @contextmanager
-def served(parents: Sequence[str]) -> Iterator[Daemon]:
-    """A daemon with these parents, until the end of the block; then it, its hosts and its mount are gone."""
+def served(parents: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[Daemon]:
+    """A daemon with these parents, until the end of the block; then it, its hosts and its mount are gone.
+
+    ``environment`` is added to our own.
+    """
     run_dir = Path(tempfile.mkdtemp(prefix="mdev-user-bench-", dir=memory_folder() or "/tmp"))
     command = [
         sys.executable,
@@ -74,7 +77,7 @@ def served(parents: Sequence[str]) -> Iterator[Daemon]:
         "warning",
         *parents,
     ]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, **(environment or {})})
     daemon = Daemon(process.pid, run_dir)
     try:
         _wait(daemon, process, len(parents))

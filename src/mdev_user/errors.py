@@ -86,6 +86,12 @@ class Busy(MdevError):
     errno = _errno.EBUSY
 
 
+class NotPermitted(MdevError):
+    """Whoever connects is not the mdev's owner."""
+
+    errno = _errno.EPERM
+
+
 class NotSupported(MdevError):
     """The parent driver does not have this operation; the proxy answers for it."""
 
@@ -135,6 +141,24 @@ class TooManyMappings(GuestError):
     """The agreed number of DMA mappings is reached."""
 
     errno = _errno.ENOSPC
+
+
+class TooManyFiles(GuestError):
+    """More open files of its own than one user may have us keep, or all of this host's users together."""
+
+    errno = _errno.ENOSPC
+
+
+class TooManyRanges(GuestError):
+    """More ranges in one request than are taken."""
+
+    errno = _errno.E2BIG
+
+
+class AddressOverflow(GuestError):
+    """A range that reaches beyond the 64-bit address space."""
+
+    errno = _errno.EOVERFLOW
 
 
 class PeerError(MdevUserError):

@@ -209,9 +209,9 @@ def test_memory_that_is_truncated_after_it_was_mapped_is_a_fault_of_its_guest_on
 
 MAPPED = """
 import fcntl
-from mdev_user.vfio_user import guest_memory
+from mdev_user.vfio_user import file_status
 from daemon.parents.engine import Card
-guest_memory._seals = lambda fd: fcntl.F_SEAL_SHRINK
+file_status.seals = lambda fd: fcntl.F_SEAL_SHRINK
 """
 
 

@@ -36,6 +36,7 @@ _BLOCK = re.compile(r"^```(?P<words>[^\n]*)\n(?P<text>.*?)^```$", re.DOTALL | re
 _FILE = re.compile(r"(?:#|/\*) (?P<name>[\w.-]+\.\w+)(?:, (?P<place>in|instead of) class (?P<kind>\w+))?(?: \*/)?")
 _SERVE = re.compile(r"mdev-user serve (?P<parents>[^#&]+) &(?: +#.*)?")
 _RUN_DIR = "/run/mdev-user"
+_PLACED = "--run-dir"
 _WITHOUT_DAEMON = "new|registers|check|doctor"
 """The commands that take no run directory."""
 
@@ -91,6 +92,8 @@ class Reader:
         self._boot = boot
         self._guest: GuestShell | None = None
         self._daemon: RunningDaemon | None = None
+        self._run_dirs: dict[str, str] = {}
+        """Where each daemon really is, by what the page calls its run directory."""
         self._printed = ""
         """By the last program."""
         self._left_out = False
@@ -149,9 +152,15 @@ class Reader:
         commands = "\n".join(line for line in lines if _SERVE.fullmatch(line) is None)
         return self._finished(["bash", "-euo", "pipefail", "-c", self._prelude() + self._here(commands)])
 
-    def _serve(self, parents: list[str]) -> None:
+    def _serve(self, words: list[str]) -> None:
+        """A daemon with a ``--run-dir`` of its own is another one; commands are given that option to find it."""
+        place = words[words.index(_PLACED) + 1] if _PLACED in words else _RUN_DIR
+        parents = [each for each in words if each not in {_PLACED, place}]
         absolute = [each.replace("./", f"{self.folder}/", 1) if each.startswith("./") else each for each in parents]
-        self._daemon = self._exits.enter_context(RunningDaemon(*absolute))
+        daemon = self._exits.enter_context(RunningDaemon(*absolute))
+        self._run_dirs[place] = str(daemon.run_dir.path)
+        if place == _RUN_DIR:
+            self._daemon = daemon
 
     def _prelude(self) -> str:
         """The machine's own: where the command and the run directory are; `make` says only whether it could."""
@@ -172,7 +181,14 @@ class Reader:
         """
 
     def _here(self, text: str) -> str:
-        return text.replace(_RUN_DIR, str(self._daemon.run_dir.path)) if self._daemon else text
+        for place, path in self._run_dirs.items():
+            text = text.replace(place, path)
+        return text
+
+    def _there(self, text: str) -> str:
+        for place, path in self._run_dirs.items():
+            text = text.replace(path, place)
+        return text
 
     def _finished(self, command: list[str]) -> str:
         done = subprocess.run(
@@ -189,7 +205,7 @@ class Reader:
         if done.returncode:
             log = f"\n--- the daemon's log ---\n{self._daemon.log}" if self._daemon else ""
             raise WrongPage(f"exit status {done.returncode}\n{done.stdout}{log}")
-        return done.stdout.replace(str(self._daemon.run_dir.path), _RUN_DIR) if self._daemon else done.stdout
+        return self._there(done.stdout)
 
     def _in_guest(self, text: str) -> str:
         if self._boot is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdev_user.driver import attributes, device, levels, parent, pools, state, stepping
-from mdev_user.driver.saving import pages, snapshot, transfer
+from mdev_user.driver.saving import incoming, landing, outgoing, records, shadow, snapshot, transfer
 from mdev_user.driver.saving import state as saved_state
 from mdev_user.host.jobs import Jobs
 from mdev_user.pci import config, interrupts
@@ -17,6 +17,7 @@ from mdev_user.pci.masked import Image, MaskedBytes
 from mdev_user.regs import arrays, dispatch, fields, registers, slots, space
 from mdev_user.regs.entries import Map
 from mdev_user.regs.kinds import RO, Masks
+from mdev_user.vfio.migration_states import MigrationFlags
 
 # Any: engine code of all kinds, which a fault takes the place of
 Break = Callable[[], Any]  # Any: as above
@@ -91,16 +92,70 @@ def attribute_not_saved() -> None:
 
 @fault("Memory is not saved", "behaviour")
 def memory_not_saved() -> None:
-    replace(transfer, "memory_of", lambda _real: lambda _units: {})
+    replace(shadow.Shadow, "changed", lambda _real: lambda _self, _budget: iter(()))
+
+
+@fault("a page that was sent and then written again is not sent again", "behaviour")
+def dirty_page_not_sent() -> None:
+    def once(real: Any) -> Any:  # Any: as above
+        def changed(self: Any, budget: Any) -> Any:  # Any: as above
+            if not hasattr(self, "passed"):
+                yield from real(self, budget)
+                self.passed = True
+
+        return changed
+
+    replace(shadow.Shadow, "changed", once)
 
 
 @fault("the second of two runs of pages is loaded to the first's place", "behaviour")
 def pages_misplaced() -> None:
-    replace(
-        pages,
-        "fill",
-        lambda real: lambda view, runs, pages: real(view, [(0, count) for _at, count in runs], pages),
-    )
+    def put(real: Any) -> Any:  # Any: as above
+        return lambda self, runs, pages: [real(self, [(0, count)], pages) for _at, count in runs]
+
+    replace(landing._Landed, "put", put)
+
+
+@fault("a device cannot be migrated", "behaviour")
+def no_migration() -> None:
+    replace(device.Device, "migration_flags", lambda _real: lambda _self: MigrationFlags(0))
+
+
+@fault("what a stream is read into is not what the device becomes", "behaviour")
+def nothing_transferred() -> None:
+    replace(incoming._Records, "finish", lambda _real: lambda _self: None)
+
+
+@fault("a device that is copied while it runs changes by it", "behaviour")
+def copying_changes_the_device() -> None:
+    def spoiling(real: Any) -> Any:  # Any: as above
+        def read(self: Any, most: int) -> Any:  # Any: as above
+            used = self._device.function._settings
+            used["used"] = used.get("used", 0) + (0 if self._stopped else 1)
+            return real(self, most)
+
+        return read
+
+    replace(outgoing.DeviceOutgoing, "read", spoiling)
+
+
+@fault("a stream's checksums are not looked at", "states")
+def checksums_ignored() -> None:
+    def checked(self: Any, record: memoryview) -> Any:  # Any: as above
+        kind, _size, _crc = records._HEAD.unpack_from(record)
+        return records.Kind(kind), record[records._HEAD.size :]
+
+    replace(records.Reader, "_checked", lambda _real: checked)
+
+
+@fault("pages of a stream that is refused stay", "states")
+def refused_pages_stay() -> None:
+    replace(landing.InPlace, "undo", lambda _real: lambda _self: None)
+
+
+@fault("pages that a stream does not have stay as they were", "states")
+def old_pages_stay() -> None:
+    replace(landing.InPlace, "finish", lambda _real: lambda _self: None)
 
 
 @fault("a job that is under way is not saved", "behaviour")
@@ -132,11 +187,11 @@ def register_believed() -> None:
 @fault("loading changes the device before all was checked", "states")
 def load_not_atomic() -> None:
     def eager(real: Any) -> Any:  # Any: as above
-        def checked(units: Any, values: Any, memory: Any) -> Any:  # Any: as above
+        def checked(units: Any, values: Any) -> Any:  # Any: as above
             for unit in units.values():
                 for member in unit._plan.state:
                     unit._state[member._name] = member._fresh()
-            return real(units, values, memory)
+            return real(units, values)
 
         return checked
 
@@ -154,13 +209,13 @@ def decoder_trusted() -> None:
 @fault("saving changes the device", "behaviour")
 def saving_changes_the_device() -> None:
     def spoiling(real: Any) -> Any:  # Any: as above
-        def save(found: Any) -> Any:  # Any: as above
+        def stream_of(found: Any, memory: Any) -> Any:  # Any: as above
             found.function._settings["used"] = found.function._settings.get("used", 0) + 1
-            return real(found)
+            return real(found, memory)
 
-        return save
+        return stream_of
 
-    replace(transfer, "save", spoiling)
+    replace(transfer, "stream_of", spoiling)
 
 
 # --- registers --------------------------------------------------------------------------------------------------

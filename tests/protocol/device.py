@@ -46,7 +46,7 @@ class TestDevice(DeviceOps):
     @override
     def open_device(self, device: VfioDevice) -> None:
         self.device = device
-        self.irqs = IrqTable({Irq.INTX: 1, Irq.MSI: 4, Irq.MSIX: 8, Irq.ERR: 1}, device.counters)
+        self.irqs = IrqTable({Irq.INTX: 1, Irq.MSI: 4, Irq.MSIX: 8, Irq.ERR: 1, Irq.REQ: 1}, device.counters)
         self.scratch[:] = bytes(SCRATCH_SIZE)
         self.mappable = {bar: device.memory(bar, MEMORY_SIZE) for bar in (Region.BAR2, Region.BAR4)}
 

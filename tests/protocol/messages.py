@@ -12,7 +12,11 @@ PAYLOADS: dict[int, list[bytes]] = {
     Command.DMA_MAP: [
         struct.pack("=IIQQQ", 32, 3, 0, iova << 12, size << 12) for iova, size in ((0, 1), (1, 16), (256, 4))
     ],
-    Command.DMA_UNMAP: [struct.pack("=IIQQ", 24, 0, iova << 12, size << 12) for iova, size in ((0, 1), (1, 16))],
+    Command.DMA_UNMAP: [
+        *(struct.pack("=IIQQ", 24, 0, iova << 12, size << 12) for iova, size in ((0, 1), (1, 16))),
+        struct.pack("=IIQQ", 24, 2, 0, 0),
+        struct.pack("=IIQQQQ", 48, 1, 0, 1 << 12, 1 << 12, 8),
+    ],
     Command.DEVICE_GET_INFO: [struct.pack("=IIII", 16, 0, 0, 0)],
     Command.DEVICE_GET_REGION_INFO: [
         struct.pack("=IIIIQQ", argsz, 0, index, 0, 0, 0) for argsz in (32, 64) for index in (0, 2, 4, 7)
@@ -29,10 +33,20 @@ PAYLOADS: dict[int, list[bytes]] = {
     Command.DMA_WRITE: [struct.pack("=QQ", 0, 4) + b"abcd"],
     Command.DEVICE_RESET: [b""],
     Command.DIRTY_PAGES: [bytes(16)],
-    Command.REGION_WRITE_MULTI: [struct.pack("=QQII8s", 1, 0, 0, 4, b"abcd")],
-    Command.DEVICE_FEATURE: [struct.pack("=II", 8, 0x10001)],
-    Command.MIG_DATA_READ: [struct.pack("=II", 8, 64)],
-    Command.MIG_DATA_WRITE: [struct.pack("=II", 8, 0)],
+    Command.REGION_WRITE_MULTI: [
+        struct.pack("=QQII8s", 1, 0, 0, 4, b"abcd"),
+        struct.pack("=QQII8sQII8s", 2, 8, 0, 8, b"abcdefgh", 0, 2, 1, b"x"),
+    ],
+    Command.DEVICE_FEATURE: [
+        *(struct.pack("=II", 64, 0x10000 | feature) for feature in (1, 2, 9)),
+        *(struct.pack("=IIIi", 16, 0x20002, state, -1) for state in (1, 2, 2, 2, 3, 4, 5, 6, 7)),
+        struct.pack("=IIQIIQQ", 40, 0x20006, 1 << 12, 1, 0, 0, 1 << 20),
+        struct.pack("=II", 8, 0x20007),
+        struct.pack("=IIQQQ", 64, 0x10008, 0, 1 << 16, 1 << 12),
+        struct.pack("=II", 8, 0x70002),
+    ],
+    Command.MIG_DATA_READ: [struct.pack("=II", 8 + size, size) for size in (64, 8192)],
+    Command.MIG_DATA_WRITE: [struct.pack("=II", 8, 0), struct.pack("=II4sI", 16, 8, b"TEST", 4096)],
 }
 COMMANDS = sorted(PAYLOADS)
 VALID_READ = command_message(0x5A5A, Command.REGION_READ, struct.pack("=QII", 0x10, 7, 4))

@@ -10,16 +10,23 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import NamedTuple, Self
 from uuid import UUID
 
+from typing_extensions import override
+
 from mdev_user.errors import DmaFault
+from mdev_user.host.job_thread import JobThread
+from mdev_user.host.jobs import Jobs as HostJobs
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaRead, DmaWrite
-from mdev_user.vfio.ops import DeviceOps
+from mdev_user.vfio.ops import DeviceOps, JobRunner
 from mdev_user.vfio.requests import REGION_SHIFT
+from mdev_user.vfio.step_lock import StepLock
 from mdev_user.vfio_user.commands import Role
 from mdev_user.vfio_user.connection import Connection
-from mdev_user.vfio_user.framing import ERROR, HEADER, Command, Header, command_message
+from mdev_user.vfio_user.framing import ERROR, HEADER, NO_REPLY, Command, Header, command_message
 from mdev_user.vfio_user.guest_memory import GuestMemory
+from mdev_user.vfio_user.loops import chosen
 from mdev_user.vfio_user.server import Session
+from mdev_user.vfio_user.version import OURS, Capabilities
 from protocol.device import TestDevice
 
 PATIENCE = 10.0
@@ -49,7 +56,7 @@ class RegionFile:
 class Jobs:
     """Runs coroutines whose DMA goes by the session's messages: begun in a thread, as a step, like a host's."""
 
-    def __init__(self, step_lock: threading.Lock) -> None:
+    def __init__(self, step_lock: StepLock) -> None:
         self.session: Session | None = None
         self.cancelled = 0
         self._step_lock = step_lock
@@ -75,6 +82,11 @@ class Jobs:
 
     def cancel_all(self) -> None:
         self.cancelled += 1
+
+    def pause(self) -> None:
+        """They only go on when the client answers."""
+
+    def resume(self) -> None: ...
 
     def _advance(self, work: Coroutine[object, bytes, None], outcome: bytes | Exception | None) -> None:
         try:
@@ -116,21 +128,32 @@ class Watcher:
 class Served:
     """A device open behind one end of a socketpair, with a session in a thread; ``socket`` is the client's end."""
 
+    busy_poll = 0
+    """Nanoseconds."""
+
     def __init__(self, ops: DeviceOps | None = None) -> None:
         self.ops = ops or TestDevice()
         self.device = VfioDevice(UUID(int=1), "test/type", self.ops)
-        self.step_lock = threading.Lock()
+        self.step_lock, plain = chosen().new()
+        self.device.serve_plain(plain)
         self.memory = GuestMemory()
         self.watcher = Watcher()
-        self.jobs = Jobs(self.step_lock)
         self.region_file = RegionFile()
-        self.socket, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket, server_end = self._socketpair()
         self.socket.settimeout(PATIENCE)
-        self.session = Session(server_end, self.device, self.step_lock, self.memory, self.watcher)
+        self.session = Session(server_end, self.device, self.step_lock, self.memory, self.watcher, self.busy_poll)
+        self.jobs = Jobs(self.step_lock)
         self.jobs.session = self.session
-        self.device.open(self.jobs, self.region_file)
+        with self.step_lock:
+            self.device.open(self._runner(), self.region_file)
         self.thread = threading.Thread(target=self._run, name="session")
         self.thread.start()
+
+    def _socketpair(self) -> tuple[socket.socket, socket.socket]:
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def _runner(self) -> JobRunner:
+        return self.jobs
 
     def _run(self) -> None:
         try:
@@ -158,6 +181,36 @@ class Served:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+class CountingLock:
+    """A step lock that counts how often it was taken so."""
+
+    def __init__(self, lock: StepLock) -> None:
+        self.taken = 0
+        self._lock = lock
+        self.acquire, self.release, self.locked = self._lock.acquire, self._lock.release, self._lock.locked
+
+    def __enter__(self) -> bool:
+        self.taken += 1
+        return self._lock.__enter__()
+
+    def __exit__(self, *_error: object) -> None:
+        self._lock.release()
+
+
+class ServedByHost(Served):
+    """Its jobs are a host's: they sleep, pause, and their DMA is logged."""
+
+    @override
+    def _runner(self) -> JobRunner:
+        self.job_thread = JobThread()
+        return HostJobs(self.job_thread, self.step_lock, self.device, self.session, self.session.fail)
+
+    @override
+    def close(self) -> None:
+        super().close()
+        self.job_thread.stop()
 
 
 class Answer(NamedTuple):
@@ -208,9 +261,12 @@ class Wire:
         assert (answer.header.id, answer.header.command) == (identity, command)
         return answer
 
-    def hello(self) -> Answer:
-        self.send(Connection(Role.CLIENT).hello())
+    def hello(self, offer: Capabilities = OURS) -> Answer:
+        self.send(Connection(Role.CLIENT, offer).hello())
         return self.receive()
+
+    def post(self, command: int, payload: bytes = b"") -> None:
+        self.send(command_message(9, command, payload, NO_REPLY))
 
     def works(self) -> bool:
         """Whether a valid request is answered properly, whatever came before it."""

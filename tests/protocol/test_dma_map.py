@@ -1,11 +1,10 @@
-"""DMA_MAP and DMA_UNMAP: which memory is taken how, and what is refused without keeping its file descriptor."""
+"""DMA_MAP: which memory is taken how, and what is refused without keeping its file descriptor."""
 
 import faulthandler
 import fcntl
 import os
 import socket
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from errno import EEXIST, EINVAL, ENOSPC
 from pathlib import Path
 
@@ -15,30 +14,10 @@ from mdev_user.errors import DmaFault
 from mdev_user.units import GiB, KiB, MiB
 from mdev_user.vfio.dma import DmaFlags
 from mdev_user.vfio_user.client import Client
-from mdev_user.vfio_user.connection import RemoteError
 from mdev_user.vfio_user.framing import Command
 from mdev_user.vfio_user.guest_memory import GuestMemory
+from protocol.ram import SIZE, dma_map, memfd
 from protocol.served import Served, Wire, open_fds
-
-SIZE = 64 * KiB
-
-
-def memfd(size: int = SIZE, seals: int = fcntl.F_SEAL_SHRINK) -> int:
-    fd = os.memfd_create("ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, size)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    return fd
-
-
-@pytest.fixture
-def ram() -> Iterator[int]:
-    fd = memfd()
-    yield fd
-    os.close(fd)
-
-
-def dma_map(iova: int = 0, size: int = SIZE, offset: int = 0, flags: int = 3, argsz: int = 32) -> bytes:
-    return struct.pack("=IIQQQ", argsz, flags, offset, iova, size)
 
 
 def device_read(served: Served, iova: int, length: int) -> bytes:
@@ -267,7 +246,7 @@ def test_mapping_an_unsealed_file_would_kill_us(monkeypatch: pytest.MonkeyPatch)
     """Negative control: in a process of its own, without the look at the seals, the same access ends in SIGBUS."""
     pid = os.fork()
     if not pid:
-        monkeypatch.setattr("mdev_user.vfio_user.guest_memory._seals", lambda _fd: fcntl.F_SEAL_SHRINK)
+        monkeypatch.setattr("mdev_user.vfio_user.file_status.seals", lambda _fd: fcntl.F_SEAL_SHRINK)
         faulthandler.disable()
         fd = memfd(seals=0)
         backing = GuestMemory().backing(os.dup(fd), 0, SIZE, DmaFlags.READ)
@@ -277,80 +256,3 @@ def test_mapping_an_unsealed_file_would_kill_us(monkeypatch: pytest.MonkeyPatch)
     _pid, status = os.waitpid(pid, 0)
     assert os.WIFSIGNALED(status)
     assert os.WTERMSIG(status) == 7
-
-
-# --- DMA_UNMAP ------------------------------------------------------------------------------------------------
-
-
-def unmap(iova: int = 0, size: int = SIZE, flags: int = 0, argsz: int = 24) -> bytes:
-    return struct.pack("=IIQQ", argsz, flags, iova, size)
-
-
-def test_an_unmap_is_echoed_when_the_memory_is_let_go(wire: Wire, served: Served, ram: int) -> None:
-    before = open_fds()
-    wire.ask(Command.DMA_MAP, dma_map(), [ram])
-    assert wire.ask(Command.DMA_UNMAP, unmap()).payload == unmap()
-    assert not len(served.device.dma)
-    assert served.memory.mapped_files == 0
-    assert open_fds() == before
-
-
-def test_an_unmap_of_a_range_takes_all_that_is_in_it(wire: Wire, served: Served, ram: int) -> None:
-    """As QEMU does it when a guest with an IOMMU resets: large pieces, in which there may be nothing."""
-    wire.ask(Command.DMA_MAP, dma_map(), [ram])
-    wire.ask(Command.DMA_MAP, dma_map(iova=GiB), [ram])
-    pieces = [unmap(0, 1 << 39), unmap(1 << 39, 1 << 39), unmap(1 << 63, 1 << 63)]
-    assert [wire.ask(Command.DMA_UNMAP, each).payload for each in pieces] == pieces
-    assert not len(served.device.dma)
-    assert served.memory.mapped_files == 0
-    assert served.device.counters.guest_errors == 0
-
-
-def test_an_unmap_that_would_split_is_told_as_the_guests_error(wire: Wire, served: Served, ram: int) -> None:
-    wire.ask(Command.DMA_MAP, dma_map(), [ram])
-    wire.ask(Command.DMA_UNMAP, unmap(size=4096))
-    assert "would split the mapping of" in served.device.counters.last_guest_error
-
-
-@pytest.mark.parametrize(
-    ("payload", "errno"),
-    [
-        (unmap(iova=4096), EINVAL),
-        (unmap(size=4096), EINVAL),
-        (unmap(iova=4096, size=4096), EINVAL),
-        (unmap(size=0), EINVAL),
-        (unmap(size=SIZE + 1), EINVAL),
-        (unmap(iova=(1 << 64) - 1, size=(1 << 64) - 1), EINVAL),
-        (unmap(iova=(1 << 64) - 4096, size=8192), EINVAL),
-        (unmap(iova=4096, size=(1 << 64) - 4096), EINVAL),
-        (unmap(flags=1), EINVAL),
-        (unmap(0, 0, flags=2), EINVAL),
-        (unmap(argsz=23), EINVAL),
-        (unmap()[:-1], EINVAL),
-        (unmap() + b"x", EINVAL),
-        (b"", EINVAL),
-    ],
-)
-def test_a_bad_unmap_gets_its_errno_and_unmaps_nothing(
-    wire: Wire, served: Served, ram: int, payload: bytes, errno: int
-) -> None:
-    wire.ask(Command.DMA_MAP, dma_map(), [ram])
-    assert wire.ask(Command.DMA_UNMAP, payload).errno == errno
-    assert len(served.device.dma) == 1
-    assert wire.works()
-
-
-def test_everything_is_let_go_when_the_client_goes(wire: Wire, served: Served, ram: int) -> None:
-    by_file = memfd(seals=0)
-    wire.ask(Command.DMA_MAP, dma_map(), [ram])
-    wire.ask(Command.DMA_MAP, dma_map(iova=GiB), [by_file])
-    os.close(by_file)
-    wire.socket.close()
-    served.ended()
-    assert served.memory.mapped_files == 0
-
-
-def test_the_clients_error_has_the_errno(client: Client) -> None:
-    with pytest.raises(RemoteError, match="DMA_UNMAP") as refused:
-        client.dma_unmap(0, 0)
-    assert refused.value.errno == EINVAL

@@ -192,7 +192,7 @@ def test_a_bug_of_ours_ends_the_session_and_is_logged(
     def wrong(_event: object) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr(served.session, "_reply_to", wrong)
+    monkeypatch.setattr(served.session._conversation, "_reply_to", wrong)
     with pytest.raises(ConnectionError):
         client.reset()
     assert served.ended() == "internal error: KeyError('ours')"

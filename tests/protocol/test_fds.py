@@ -38,7 +38,7 @@ def test_fds_where_none_belong_are_closed_before_the_errno_is_sent(
 def test_a_leak_would_be_seen(wire: Wire, fds: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: the one line that closes refused fds does nothing."""
     leaked: list[int] = []
-    monkeypatch.setattr("mdev_user.vfio_user.server.close_fds", leaked.extend)
+    monkeypatch.setattr("mdev_user.vfio_user.conversation.close_fds", leaked.extend)
     before = open_fds()
     assert wire.ask(Command.DEVICE_RESET, b"", fds[:3]).errno == EINVAL
     assert open_fds() == before + 3

@@ -3,18 +3,14 @@
 import os
 import struct
 import threading
-from errno import EINVAL, ENOTTY
 
 import pytest
 
 from mdev_user.vfio_user.framing import (
-    ERROR,
     HEADER,
     LARGEST_MESSAGE,
-    NO_REPLY,
     REPLY,
     Command,
-    Header,
     command_message,
 )
 from protocol.served import Answer, Served, Wire
@@ -94,56 +90,6 @@ def test_a_reply_that_nobody_asked_for_ends_the_connection(wire: Wire, served: S
     assert "that nobody asked for" in served.ended()
 
 
-@pytest.mark.parametrize("command", [0, 6, 11, 12, 14, 15, 17, 18, 19, 255, 0xFFFF])
-def test_a_command_that_is_not_served_is_einval(wire: Wire, command: int) -> None:
-    assert wire.ask(command, bytes(32)).errno == EINVAL
-    assert wire.works()
-
-
-def test_device_feature_is_enotty(wire: Wire) -> None:
-    assert wire.ask(Command.DEVICE_FEATURE, struct.pack("=II", 8, 0x10001)).errno == ENOTTY
-    assert wire.works()
-
-
-@pytest.mark.parametrize("flags", [0x2, 0xF, ERROR, 0x40, 0x80000000, 0x14 | ERROR])
-def test_a_command_with_unknown_flags_is_einval(wire: Wire, flags: int) -> None:
-    wire.send(HEADER.pack(1, Command.REGION_READ, HEADER.size + len(READ), flags, 0) + READ)
-    if not flags & NO_REPLY:
-        assert wire.receive().errno == EINVAL
-    assert wire.works()
-
-
-def test_the_errno_of_a_command_is_nobodys(wire: Wire) -> None:
-    wire.send(HEADER.pack(1, Command.REGION_READ, HEADER.size + len(READ), 0, 99) + READ)
-    assert wire.receive().payload == READ_REPLY
-
-
-def posted(command: int, payload: bytes) -> bytes:
-    return HEADER.pack(1, command, HEADER.size + len(payload), NO_REPLY, 0) + payload
-
-
-@pytest.mark.parametrize(
-    ("command", "payload"),
-    [
-        (Command.REGION_WRITE, WRITE),
-        (Command.REGION_READ, READ),
-        (Command.REGION_READ, READ[:-1]),
-        (Command.REGION_WRITE, struct.pack("=QII", 1 << 40, 0, 4) + b"abcd"),
-        (Command.DEVICE_RESET, b"x"),
-        (Command.DEVICE_FEATURE, b""),
-        (99, b""),
-    ],
-)
-def test_no_reply_is_honoured_for_good_and_bad_requests(wire: Wire, command: int, payload: bytes) -> None:
-    wire.send(posted(command, payload))
-    assert wire.works()  # its answer is the first that comes
-
-
-def test_posted_writes_are_done(wire: Wire) -> None:
-    wire.send(posted(Command.REGION_WRITE, WRITE) + posted(Command.REGION_WRITE, WRITE))
-    assert wire.ask(Command.REGION_READ, struct.pack("=QII", 0, 0, 4)).payload[16:] == b"abcd"
-
-
 @pytest.mark.parametrize("cut", [1, 15, 16, 17, 31])
 def test_a_client_that_goes_in_the_middle_of_a_message_is_named(wire: Wire, served: Served, cut: int) -> None:
     wire.send(command_message(1, Command.REGION_READ, READ)[:cut])
@@ -157,14 +103,3 @@ def test_a_client_that_goes_is_the_normal_end(wire: Wire, served: Served) -> Non
     assert served.ended() == "the client went away"
     assert served.session.hung_up()
     assert not served.device.opened
-
-
-def test_errors_are_counted_with_their_text(wire: Wire, served: Served) -> None:
-    wire.ask(Command.DEVICE_RESET, b"x")
-    assert served.device.counters.guest_errors == 1
-    assert served.device.counters.last_guest_error == "payload of 1 bytes: expected 0"
-
-
-def test_a_header_alone_asks_for_nothing_more(wire: Wire) -> None:
-    answer = wire.ask(Command.DEVICE_RESET)
-    assert answer.header == Header(7, Command.DEVICE_RESET, HEADER.size, REPLY, 0)

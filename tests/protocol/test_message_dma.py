@@ -14,7 +14,9 @@ from mdev_user.units import GiB, MiB
 from mdev_user.vfio.dma import DmaFlags
 from mdev_user.vfio_user.client import Client
 from mdev_user.vfio_user.framing import ERROR, HEADER, NO_REPLY, REPLY, Command, command_message, reply_message
+from mdev_user.vfio_user.message_dma import MOST_UNDER_WAY
 from mdev_user.vfio_user.messages import DmaRead
+from mdev_user.vfio_user.outgoing import Outgoing
 from protocol.device import TestDevice
 from protocol.served import Answer, Served, Wire
 
@@ -246,6 +248,27 @@ def test_jobs_are_told_when_the_client_goes(served: Served, device: Dma) -> None
     served.ended()
     served.jobs.join()
     assert isinstance(device.outcome, DmaFault)
+
+
+def test_a_message_that_cannot_be_sent_is_a_fault_once(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its job has gone on by the time that the session sees the end, and waits for something else."""
+    wire = Wire(served.socket)
+    wire.hello()
+    results: list[object] = []
+
+    def send(_self: Outgoing, _message: bytes) -> None:
+        raise BrokenPipeError
+
+    with served.step_lock:
+        for _ in range(MOST_UNDER_WAY + 1):
+            served.session.send_dma_write(0, bytes(2 * MiB), results.append)
+        monkeypatch.setattr(Outgoing, "send", send)
+    asked = wire.receive()
+    wire.send(reply_message(asked.header.id, Command.DMA_WRITE, asked.payload[:16]))
+    served.socket.close()
+    assert "driver" not in served.ended()
+    assert len(results) == MOST_UNDER_WAY + 1
+    assert all(isinstance(each, DmaFault) for each in results)
 
 
 def test_dma_after_the_end_is_a_fault_at_once(served: Served) -> None:

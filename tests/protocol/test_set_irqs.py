@@ -2,9 +2,7 @@
 
 import os
 import select
-import struct
-from collections.abc import Iterator
-from errno import EINVAL, ENOTTY
+from errno import EINVAL
 
 import pytest
 from typing_extensions import override
@@ -15,37 +13,11 @@ from mdev_user.vfio_user.client import Client
 from mdev_user.vfio_user.framing import Command
 from mdev_user.vfio_user.messages import DeviceSetIrqs, IrqData
 from protocol.device import TestDevice
+from protocol.irqs import BOOL, EVENTFD, MASK, NONE, TRIGGER, UNMASK, count, irqs, set_irqs
 from protocol.served import Served, Wire, open_fds
 
-NONE, BOOL, EVENTFD = 1, 2, 4
-MASK, UNMASK, TRIGGER = 8, 0x10, 0x20
 FULL = (1 << 64) - 2
 """An eventfd's counter cannot hold more."""
-
-
-@pytest.fixture
-def eventfds() -> Iterator[list[int]]:
-    fds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(8)]
-    yield fds
-    for fd in fds:
-        os.close(fd)
-
-
-def irqs(served: Served) -> TestDevice:
-    assert isinstance(served.ops, TestDevice)
-    return served.ops
-
-
-def count(fd: int) -> int:
-    """How often it was signalled since last asked."""
-    try:
-        return os.eventfd_read(fd)
-    except BlockingIOError:
-        return 0
-
-
-def set_irqs(flags: int, index: int = 0, start: int = 0, vectors: int = 1, tail: bytes = b"", argsz: int = 20) -> bytes:
-    return struct.pack("=IIIII", argsz, flags, index, start, vectors) + tail
 
 
 def test_every_armed_vector_fires_its_own_eventfd(client: Client, served: Served, eventfds: list[int]) -> None:
@@ -58,62 +30,6 @@ def test_every_armed_vector_fires_its_own_eventfd(client: Client, served: Served
     assert served.device.counters.interrupts == 3
 
 
-def test_a_level_fires_again_after_its_unmask_until_it_falls(
-    client: Client, served: Served, eventfds: list[int]
-) -> None:
-    client.arm(Irq.INTX, eventfds[:1])
-    with served.step_lock:
-        irqs(served).irqs.set_level(True)
-        irqs(served).irqs.set_level(True)
-    assert count(eventfds[0]) == 1
-    client.unmask()
-    assert count(eventfds[0]) == 1
-    with served.step_lock:
-        irqs(served).irqs.set_level(False)
-    client.unmask()
-    assert count(eventfds[0]) == 0
-
-
-def test_an_eventfd_can_unmask(client: Client, served: Served, eventfds: list[int]) -> None:
-    client.arm(Irq.INTX, eventfds[:1])
-    client.set_irqs(DeviceSetIrqs(Irq.INTX, 0, 1, IrqAction.UNMASK, IrqData.EVENTFD), eventfds[1:2])
-    with served.step_lock:
-        irqs(served).irqs.set_level(True)
-    assert count(eventfds[0]) == 1
-    (signalled,) = served.watcher.callbacks.values()
-    os.eventfd_write(eventfds[1], 1)
-    with served.step_lock:
-        signalled()
-    assert count(eventfds[0]) == 1
-    assert count(eventfds[1]) == 0, "the signal was not consumed"
-    client.disarm(Irq.INTX)
-
-
-def test_a_signal_that_another_reader_consumed_does_not_block(
-    client: Client, served: Served, eventfds: list[int]
-) -> None:
-    blocking = os.eventfd(0)
-    client.arm(Irq.INTX, eventfds[:1])
-    client.set_irqs(DeviceSetIrqs(Irq.INTX, 0, 1, IrqAction.UNMASK, IrqData.EVENTFD), [blocking])
-    (signalled,) = served.watcher.callbacks.values()
-    with served.step_lock:
-        signalled()
-    os.close(blocking)
-
-
-def test_a_signal_that_comes_after_its_eventfd_was_closed_is_ignored(
-    client: Client, served: Served, eventfds: list[int]
-) -> None:
-    client.arm(Irq.INTX, eventfds[:1])
-    client.set_irqs(DeviceSetIrqs(Irq.INTX, 0, 1, IrqAction.UNMASK, IrqData.EVENTFD), eventfds[1:2])
-    (signalled,) = served.watcher.callbacks.values()
-    with served.step_lock:
-        irqs(served).irqs.disarm_all()
-        irqs(served).irqs.set_level(True)
-        signalled()
-    assert not served.watcher.callbacks
-
-
 def test_a_full_eventfd_does_not_block_the_device(client: Client, served: Served) -> None:
     blocking = os.eventfd(0)
     client.arm(Irq.MSI, [blocking])
@@ -121,7 +37,7 @@ def test_a_full_eventfd_does_not_block_the_device(client: Client, served: Served
     with served.step_lock:
         irqs(served).irqs.trigger(Irq.MSI, 0)
     assert client.region_read(7, 0, 1) == b"\0"
-    assert os.eventfd_read(blocking) == FULL
+    assert os.eventfd_read(blocking) >= FULL
     os.close(blocking)
 
 
@@ -166,15 +82,6 @@ def test_eventfd_data_without_eventfds_takes_vectors_away(wire: Wire, served: Se
     assert fired == [True, False, False, True]
 
 
-@pytest.mark.parametrize(("data", "tail", "fired"), [(NONE, b"", [1, 1]), (BOOL, b"\0\2", [0, 1])])
-def test_a_client_can_fire_its_own_vectors(
-    wire: Wire, eventfds: list[int], data: int, tail: bytes, fired: list[int]
-) -> None:
-    wire.ask(Command.DEVICE_SET_IRQS, set_irqs(EVENTFD | TRIGGER, Irq.MSI, vectors=2), eventfds[:2])
-    assert not wire.ask(Command.DEVICE_SET_IRQS, set_irqs(data | TRIGGER, Irq.MSI, 0, 2, tail)).errno
-    assert [count(fd) for fd in eventfds[:2]] == fired
-
-
 BAD = [
     (b"", 0, EINVAL),
     (set_irqs(NONE | TRIGGER)[:-1], 0, EINVAL),
@@ -197,7 +104,8 @@ BAD = [
     (set_irqs(NONE | TRIGGER, Irq.MSI, vectors=(1 << 32) - 1), 0, EINVAL),
     (set_irqs(EVENTFD | TRIGGER, Irq.MSI, vectors=(1 << 32) - 1), 0, EINVAL),
     (set_irqs(EVENTFD | TRIGGER, Irq.MSIX, vectors=9), 0, EINVAL),
-    (set_irqs(EVENTFD | TRIGGER, Irq.REQ), 1, EINVAL),
+    (set_irqs(EVENTFD | TRIGGER, Irq.ERR, vectors=2), 2, EINVAL),
+    (set_irqs(EVENTFD | TRIGGER, Irq.REQ, start=1), 1, EINVAL),
     (set_irqs(EVENTFD | TRIGGER, 9), 1, EINVAL),
     (set_irqs(EVENTFD | TRIGGER, Irq.MSI, vectors=2), 1, EINVAL),
     (set_irqs(EVENTFD | TRIGGER, Irq.MSI, vectors=1), 2, EINVAL),
@@ -206,9 +114,6 @@ BAD = [
     (set_irqs(EVENTFD | TRIGGER, Irq.MSI, vectors=0), 0, EINVAL),
     (set_irqs(NONE | TRIGGER, Irq.MSI), 1, EINVAL),
     (set_irqs(BOOL | TRIGGER, Irq.MSI, tail=b"x"), 1, EINVAL),
-    (set_irqs(EVENTFD | MASK), 1, ENOTTY),
-    (set_irqs(NONE | MASK, Irq.MSI), 0, ENOTTY),
-    (set_irqs(NONE | UNMASK), 0, EINVAL),  # nothing armed yet
 ]
 
 
@@ -294,29 +199,3 @@ def test_eventfds_that_a_driver_forgets_are_closed_at_the_end(eventfds: list[int
         client.close()
         assert served.ended() == "the client went away"
     assert count(eventfds[0]) == 0
-
-
-class FailingUnmask(TestDevice):
-    """A bug in the step that a watched eventfd starts."""
-
-    @override
-    def ioctl(self, request: Request) -> Reply:
-        if isinstance(request, SetIrqs) and request.action is IrqAction.UNMASK:
-            assert request.eventfds is not None
-            assert request.eventfds[0] is not None
-            request.eventfds[0].watch(self._fails)
-            return None
-        return super().ioctl(request)
-
-    def _fails(self) -> None:
-        raise ZeroDivisionError("author's mistake")
-
-
-def test_a_bug_in_a_watched_step_ends_the_session_with_its_reason(eventfds: list[int]) -> None:
-    with Served(FailingUnmask()) as served:
-        client = Client.over(served.socket)
-        client.set_irqs(DeviceSetIrqs(Irq.INTX, 0, 1, IrqAction.UNMASK, IrqData.EVENTFD), eventfds[:1])
-        (signalled,) = served.watcher.callbacks.values()
-        with served.step_lock:
-            signalled()
-        assert served.ended() == "the driver failed: ZeroDivisionError: author's mistake (in unmask)"

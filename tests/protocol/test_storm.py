@@ -11,7 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from mdev_user.units import MiB
+from protocol.device import TestDevice
 from protocol.messages import any_message, broken_frame, hello
+from protocol.migratable import Migratable
 from protocol.served import Served, Wire, open_fds
 
 MESSAGES = 100_000
@@ -51,7 +53,7 @@ def one_connection(chance: random.Random, files: list[int], messages: int) -> tu
 
     Returns why the session ended, and how many messages were an access or an error (others are not counted).
     """
-    with Served() as served:
+    with Served(chance.choice([TestDevice, Migratable])()) as served:
         reader = threading.Thread(target=swallow, args=(served.socket,))
         reader.start()
         wire = Wire(served.socket)
@@ -96,7 +98,7 @@ def test_nothing_is_left_of_100_000_messages(files: list[int]) -> None:
 def test_what_a_storm_leaves_would_be_seen(files: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: fds of refused messages stay open."""
     leaked: list[int] = []
-    monkeypatch.setattr("mdev_user.vfio_user.server.close_fds", leaked.extend)
+    monkeypatch.setattr("mdev_user.vfio_user.conversation.close_fds", leaked.extend)
     before = open_fds()
     storm(files, PER_CONNECTION, seed=1)
     assert open_fds() > before + 10

@@ -38,7 +38,8 @@ def test_qemus_proposal_is_agreed_on_within_its_own_214_bytes(first: Wire, serve
     capabilities = json.loads(answer.payload[4:-1])["capabilities"]
     assert capabilities["max_msg_fds"] == 16
     assert capabilities["max_data_xfer_size"] == 1 << 20
-    assert capabilities["write_multiple"] is False
+    assert capabilities["write_multiple"] is True
+    assert "twin_socket" not in capabilities
     assert served.session.connection.peer is not None
     assert first.works()
 
@@ -47,6 +48,14 @@ def test_a_proposal_without_text_means_the_defaults(first: Wire, served: Served)
     assert not first.ask(Command.VERSION, version(b"")).errno
     assert served.session.connection.peer is not None
     assert served.session.connection.peer.max_msg_fds == 1
+
+
+def test_what_was_not_proposed_is_not_agreed_on(first: Wire) -> None:
+    answer = first.ask(Command.VERSION, version(b'{"capabilities": {"twin_socket": {"supported": true}}}\0'))
+    capabilities = json.loads(answer.payload[4:-1])["capabilities"]
+    assert capabilities["write_multiple"] is False
+    assert "twin_socket" not in capabilities
+    assert not answer.fds
 
 
 def test_the_lower_minor_is_agreed_on(first: Wire) -> None:

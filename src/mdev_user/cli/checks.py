@@ -10,8 +10,9 @@ from msgspec import Struct
 
 from mdev_user.cli.machine import Machine
 from mdev_user.daemon.run_dir import RunDir, default_run_dir
-from mdev_user.errors import ConfigError
+from mdev_user.errors import ConfigError, InvalidValue
 from mdev_user.guests.rig import DEVICE, find_rig, has_device, parse_version
+from mdev_user.vfio_user.loops import CHOICE, choose
 
 
 class Level(StrEnum):
@@ -256,6 +257,18 @@ def _version(text: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
+def _access_loop(subject: Subject) -> Answer:
+    wanted, absent = subject.machine.environment.get(CHOICE, ""), subject.machine.native_loop_error()
+    try:
+        name, reason = choose(wanted, absent)
+    except InvalidValue as error:
+        return _problem(str(error), f"take {CHOICE} out of the environment")
+    if name == "python" and not wanted:
+        cure = "for faster accesses install gcc, libc6-dev and python3-dev, and then mdev-user again"
+        return _warning(f"python: {reason}", cure)
+    return _ok(f"{name}: {reason}")
+
+
 CHECKS: dict[str, Callable[[Subject], Answer]] = {
     "kernel": _kernel,
     "python": _python,
@@ -268,6 +281,7 @@ CHECKS: dict[str, Callable[[Subject], Answer]] = {
     "open files": _open_files,
     "memory limits": _memory_limits,
     "memfd": _memfd,
+    "access loop": _access_loop,
     "qemu": _qemu,
     "yama": _yama,
     "user namespaces": _user_namespaces,

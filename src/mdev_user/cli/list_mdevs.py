@@ -11,11 +11,16 @@ def user(client: ClientView | None) -> str | None:
     return None if client is None else f"{client.name} (pid {client.pid})"
 
 
+def state(row: MdevView) -> str:
+    """That of the bus, or that a state was loaded which waits for its user."""
+    return "parked" if row.parked and row.state == "active" else row.state
+
+
 COLUMNS: tuple[Column[MdevView], ...] = (
     ("UUID", lambda row: row.uuid),
     ("TYPE", lambda row: row.type),
     ("PARENT", lambda row: row.parent),
-    ("STATE", lambda row: row.state),
+    ("STATE", state),
     ("GROUP", lambda row: row.group),
     ("USED BY", lambda row: user(row.client)),
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mdev_user.daemon.run_dir import mounts_below
 from mdev_user.guests.foreign import program_output
+from mdev_user.vfio_user.loops import why_not_native
 
 
 class Machine:
@@ -75,6 +76,10 @@ class Machine:
     def output(self, *command: str) -> str:
         """What a program prints on stdout; nothing where it cannot run."""
         return program_output(list(command))
+
+    def native_loop_error(self) -> str:
+        """Why accesses are not answered by the native loop; empty when it is there."""
+        return why_not_native()
 
     def libfuse_version(self) -> str | None:
         """The version of libfuse 3."""

@@ -7,6 +7,7 @@ import typer
 
 from mdev_user.cli.output import RunDirOption
 from mdev_user.daemon.config import Given, LogLevel, Reload, load_config
+from mdev_user.daemon.listening import take_sockets
 
 ParentArguments = Annotated[
     list[str] | None,
@@ -26,6 +27,16 @@ def serve(
     reload: Annotated[
         bool, typer.Option("--reload", help="Load a parent's FILE.py again when it changes, while guests run.")
     ] = False,
+    fd: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fd",
+            metavar="NAME=N",
+            help="A listening UNIX socket to serve, too: NAME is control, or an mdev's UUID; N is its file descriptor. "
+            "Sockets of systemd's socket activation are taken by themselves.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[LogLevel | None, typer.Option(help="The least severe message logged (default: info).")] = None,
 ) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
@@ -38,7 +49,8 @@ def serve(
             parents=tuple(parents or ()),
         ),
     )
+    lent = take_sockets(fd or ())
     # `--help` imports this file; the web server would take it half a second.
     from mdev_user.daemon.front import serve as serve_front  # noqa: PLC0415
 
-    raise typer.Exit(serve_front(loaded))
+    raise typer.Exit(serve_front(loaded, lent))

@@ -6,7 +6,7 @@ from uuid import UUID
 import typer
 from rich.text import Text
 
-from mdev_user.cli.list_mdevs import user
+from mdev_user.cli.list_mdevs import state, user
 from mdev_user.cli.missing_registers import print_missing
 from mdev_user.cli.output import (
     Column,
@@ -37,6 +37,7 @@ _COUNTERS = (
     "slow_steps",
     "slowest_step",
 )
+_NOBODY = {False: "nobody", True: "nobody yet: it was loaded, and goes on when it is opened"}
 _STATE_STYLES = {"registered": "green", "active": "green", "failed": "bold red"}
 
 
@@ -125,12 +126,13 @@ def _mdev_rows(mdev: MdevDetail) -> list[list[object]]:
         ["uuid", mdev.uuid],
         ["type", mdev.type],
         ["parent", mdev.parent],
-        ["state", _state(mdev.state)],
+        ["state", _state(state(mdev))],
         ["iommu group", mdev.group],
         ["socket", mdev.socket],
         ["sysfs", mdev.sysfs],
-        ["used by", user(mdev.client) or "nobody"],
+        ["used by", user(mdev.client) or _NOBODY[mdev.parked]],
         ["last disconnect", _one_line(mdev.last_disconnect)],
+        ["last move", _one_line(mdev.last_move)],
     ]
     return [row for row in rows if row[1] is not None and row[1] != ""]
 

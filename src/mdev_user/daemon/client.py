@@ -17,6 +17,7 @@ from mdev_user.daemon.views import (
     DaemonView,
     MdevDetail,
     MdevView,
+    MoveView,
     ParentView,
     SnapshotView,
     TypeView,
@@ -24,6 +25,7 @@ from mdev_user.daemon.views import (
     ValuesView,
 )
 from mdev_user.errors import MdevUserError, NoDevice
+from mdev_user.host.purpose import Purpose
 from mdev_user.vfio.inspection import TraceLine, Unmodelled
 
 MOST_ANSWER = 256 << 20
@@ -175,6 +177,12 @@ class Client:
     def remove(self, uuid: UUID, *, wait: float, force: bool) -> None:
         query = urlencode({"wait": wait, "force": "true" if force else "false"})
         self._call("DELETE", f"/v1/mdevs/{uuid}?{query}", None, seconds=wait + _ANSWER_SECONDS)
+
+    def begin_move(self, uuid: UUID, purpose: Purpose) -> MoveView:
+        return self._call("POST", f"/v1/mdevs/{uuid}/migration", MoveView, {"purpose": purpose})
+
+    def hand_over(self, uuid: UUID, place: str) -> None:
+        self._call("POST", f"/v1/mdevs/{uuid}/moved", None, {"place": place})
 
     def _call(
         self,

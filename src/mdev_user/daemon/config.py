@@ -11,6 +11,7 @@ autostart = "mdevctl"       # who starts the mdevs that are defined for a parent
 driver = "mtty"             # an installed driver, or FILE.py:CLASS (a relative file is one of this file's folder)
 name = "mtty"               # default: the driver's own name
 host = "serial"             # parents of the same host share a process; default: a process for itself
+busy_poll = 50              # microseconds to look for a guest's next access before sleeping; default: 0
 # every other key is an option of the driver
 ```
 """

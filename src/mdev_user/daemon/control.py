@@ -17,6 +17,8 @@ GET    /v1/events?after=N&daemon=D&follow=true   a UeventLine per line: those af
 GET    /v1/events/snapshot                 SnapshotView
 POST   /v1/mdevs {"type","parent"?,"uuid"?} MdevView         creates
 DELETE /v1/mdevs/{uuid}?wait=S&force=true  null              removes
+POST   /v1/mdevs/{uuid}/migration {"purpose"}  MoveView      makes a socket for one mover, to "save" or "load"
+POST   /v1/mdevs/{uuid}/moved {"place"}    null              what is being saved is at home in that place: removes
 ```
 
 An answer that is not 2xx is ``{"error": text, "errno": "EEXIST"}``. A trace has an empty line where nothing happened
@@ -34,13 +36,13 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from pathlib import Path
 from threading import Thread
 from time import time
-from typing import TypeVar
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 import msgspec
 import uvicorn
 from anyio import CapacityLimiter, to_thread
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
@@ -51,6 +53,7 @@ from starlette.routing import Route
 from mdev_user.daemon.operations import Operations, Trace, Uevents
 from mdev_user.daemon.views import UeventLine
 from mdev_user.errors import InvalidValue, MdevUserError, errno_of
+from mdev_user.host.purpose import Purpose
 from mdev_user.vfio.inspection import TraceLine
 
 MOST_BODY = 64 << 10
@@ -68,6 +71,9 @@ MOST_FOLLOWERS = 64
 
 FOLLOW_SECONDS = 1.0
 """How long a thread waits for a uevent on behalf of a follower."""
+
+LONGEST_PLACE = 4096
+"""Characters: a path."""
 
 _MOST_DIGITS = 18
 
@@ -104,6 +110,18 @@ class CreateRequest(Struct, forbid_unknown_fields=True):
     uuid: UUID | None = None
 
 
+class MoveRequest(Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/mdevs/{uuid}/migration."""
+
+    purpose: Purpose
+
+
+class MovedRequest(Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/mdevs/{uuid}/moved. ``place`` is for people."""
+
+    place: Annotated[str, Meta(max_length=LONGEST_PLACE)]
+
+
 class BodyTooLarge(MdevUserError):
     """A request's body is larger than any request of ours."""
 
@@ -113,8 +131,10 @@ class BodyTooLarge(MdevUserError):
 class ControlServer:
     """Serves ``operations`` at ``path`` from a thread with its own event loop, between ``start`` and ``stop``."""
 
-    def __init__(self, operations: Operations, path: Path) -> None:
+    def __init__(self, operations: Operations, path: Path, lent: socket.socket | None = None) -> None:
+        """``lent`` is a listening socket, non-blocking, that is served, too; it may lie at ``path`` itself."""
         self._path = path
+        self._lent = lent
         config = uvicorn.Config(
             make_app(operations, lambda: self._server.should_exit),
             http="h11",
@@ -130,29 +150,34 @@ class ControlServer:
         )
         self._server = uvicorn.Server(config)
         self._thread = Thread(target=self._run, name="control", daemon=True)
-        self._socket: socket.socket | None = None
+        self._sockets: list[socket.socket] = []
 
     def start(self) -> None:
         """Bind the socket and serve. OSError when it cannot be bound.
 
         On return it listens: a client that comes before the loop's first accept waits a moment, and is served.
         """
-        self._socket = listening_socket(self._path)
+        if self._lent is None or self._lent.getsockname() != str(self._path):
+            self._sockets.append(listening_socket(self._path))
+        if self._lent is not None:
+            self._sockets.append(self._lent)
         self._thread.start()
 
     def stop(self) -> None:
         """Answer what can be answered within a second, hang up on the rest, and remove the socket."""
-        if self._socket is None:
+        if not self._sockets:
             return
         self._server.should_exit = True
         self._thread.join()
-        self._socket.close()
-        self._socket = None
-        self._path.unlink(missing_ok=True)
+        own = self._sockets[0] is not self._lent
+        for each in self._sockets:
+            each.close()
+        self._sockets = []
+        if own:
+            self._path.unlink(missing_ok=True)
 
     def _run(self) -> None:
-        if self._socket is not None:
-            asyncio.run(self._server.serve(sockets=[self._socket]))
+        asyncio.run(self._server.serve(sockets=self._sockets))
 
 
 def listening_socket(path: Path) -> socket.socket:
@@ -193,6 +218,8 @@ def make_app(operations: Operations, is_ending: Callable[[], bool]) -> Starlette
         Route("/v1/mdevs/{uuid}/unmodelled", api.unmodelled, methods=["GET"]),
         Route("/v1/mdevs/{uuid}/trace", api.trace, methods=["GET"]),
         Route("/v1/mdevs/{uuid}", api.remove, methods=["DELETE"]),
+        Route("/v1/mdevs/{uuid}/migration", api.migration, methods=["POST"]),
+        Route("/v1/mdevs/{uuid}/moved", api.moved, methods=["POST"]),
         Route("/v1/events", api.events, methods=["GET"]),
         Route("/v1/events/snapshot", api.snapshot, methods=["GET"]),
     ]
@@ -316,6 +343,18 @@ class _Api:
         query = _query(request, ("wait", "force"))
         wait, force = _seconds(query.get("wait", "0")), _truth(query, "force")
         return await self._change(lambda: self._operations.remove(uuid, wait=wait, force=force))
+
+    async def migration(self, request: Request) -> Response:
+        uuid = _uuid(request)
+        _query(request, ())
+        body = await _body(request, MoveRequest)
+        return await self._change(lambda: self._operations.begin_move(uuid, body.purpose), 201)
+
+    async def moved(self, request: Request) -> Response:
+        uuid = _uuid(request)
+        _query(request, ())
+        body = await _body(request, MovedRequest)
+        return await self._change(lambda: self._operations.hand_over(uuid, body.place))
 
     async def _read(self, request: Request, operation: Callable[[], object]) -> Response:
         _query(request, ())

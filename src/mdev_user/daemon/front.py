@@ -9,6 +9,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Thread
 from time import monotonic, sleep
 from uuid import UUID, uuid4
 
@@ -19,6 +20,7 @@ from mdev_user.daemon.autostart import Starter
 from mdev_user.daemon.config import Autostart, Config, Reload
 from mdev_user.daemon.control import ControlServer
 from mdev_user.daemon.events import EventLog, EventReader
+from mdev_user.daemon.listening import Lent
 from mdev_user.daemon.notify import notify
 from mdev_user.daemon.parents import Parents
 from mdev_user.daemon.reload import FileWatch
@@ -29,12 +31,14 @@ from mdev_user.daemon.views import (
     DaemonView,
     MdevDetail,
     MdevView,
+    MoveView,
     ParentView,
     SnapshotView,
     TypeView,
     ValuesView,
 )
 from mdev_user.errors import Busy, ConfigError, MdevUserError, MountError, NoDevice, NotReady
+from mdev_user.host.purpose import Purpose
 from mdev_user.host.remote import RemoteHost, RemoteParent, RemoteTrace, RemoteVfioMdev, StartHost
 from mdev_user.host.wire import Inspection
 from mdev_user.mdev.bus import Bus
@@ -61,6 +65,7 @@ to look through all of them stops the daemon for most of a second: look through 
 long as nothing cyclic gets old: an mdev that is removed leaves none (a test says so), and the daemon grew from 55 to
 57 MB over 8,000 of them. Hosts keep Python's own thresholds, since a driver may make whatever it likes.
 """
+_NONE_LENT = Lent()
 _POLL = 0.05
 """Seconds between two looks at whether a user is gone."""
 
@@ -68,8 +73,16 @@ _POLL = 0.05
 class Front:
     """What `serve` runs, and the `Operations` of its control API."""
 
-    def __init__(self, config: Config, start_host: StartHost = RemoteHost, events: EventLog | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        start_host: StartHost = RemoteHost,
+        events: EventLog | None = None,
+        lent: Lent = _NONE_LENT,
+    ) -> None:
+        """Owns the sockets of ``lent`` from `start` on."""
         self.run_dir = RunDir(config.run_dir)
+        self._lent = lent
         self.bus = Bus(taken_groups=numbered(_IOMMU_GROUPS))
         self.registered = Parents(self.bus, self.run_dir.devices, config.restart, start_host)
         tree = MergedTree((os.geteuid(), os.getegid()))
@@ -84,7 +97,9 @@ class Front:
         )
         self.bus.subscribe(layout.on_event)
         self.bus.subscribe(self.events.on_event)
-        self.bus.register_driver(RemoteVfioMdev(lambda uuid: remove_device_folder(self.run_dir.mdev(uuid))))
+        self.bus.register_driver(
+            RemoteVfioMdev(lambda uuid: remove_device_folder(self.run_dir.mdev(uuid)), self._lent.mdevs)
+        )
         self._autostart = Starter(self.run_dir) if config.autostart is Autostart.MDEVCTL else None
         self._mount = Mount(tree, self.run_dir.sys)
         self._mounted = False
@@ -94,11 +109,13 @@ class Front:
     def start(self) -> None:
         """Everything but the parents; raises when another daemon uses the run directory."""
         with ExitStack() as undo:
+            undo.callback(self._lent.close)
+            self._lent.check_places(self.run_dir.devices)
             undo.callback(self.run_dir.release)
             self.run_dir.prepare()
             self._mount_tree()
             undo.callback(self._mount.unmount)
-            control = ControlServer(self, self.run_dir.control)
+            control = ControlServer(self, self.run_dir.control, self._lent.control)
             control.start()
             undo.callback(control.stop)
             undo.callback(self.events.end)  # when all has been told, and before who listens is hung up on
@@ -181,6 +198,7 @@ class Front:
             **shown,
             counters=use.counters if use else {},
             last_disconnect=use.last_disconnect if use else "",
+            last_move=use.last_move if use else "",
             warnings=_warnings(use),
         )
 
@@ -237,6 +255,14 @@ class Front:
             sleep(_POLL)
         _remove_or_wait(self.bus, mdev)
 
+    def begin_move(self, uuid: UUID, purpose: Purpose) -> MoveView:
+        return MoveView(socket=self._remote(uuid).begin_move(uuid, purpose))
+
+    def hand_over(self, uuid: UUID, place: str) -> None:
+        mdev = self.bus.mdev(uuid)
+        self._remote(uuid).hand_over(uuid, place)
+        Thread(target=_remove_moved, args=(self.bus, mdev), name="moved", daemon=True).start()
+
     def _remote(self, uuid: UUID) -> RemoteParent:
         ops = self.bus.mdev(uuid).parent.ops
         if not isinstance(ops, RemoteParent):
@@ -262,16 +288,17 @@ class Front:
             socket=str(self.run_dir.socket(mdev.uuid)),
             sysfs=str(self.run_dir.sys / path) if self._mounted else None,
             client=_client(use),
+            parked=use.parked if use else False,
         )
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, lent: Lent = _NONE_LENT) -> int:
     """Run the daemon in the foreground until SIGTERM, SIGINT or SIGHUP. 0 after a clean end, 1 when it cannot run."""
     logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname).1s %(message)s")
     signals = _take_signals()
     _raise_file_limit()
     gc.set_threshold(*_COLLECTIONS)
-    front = Front(config)
+    front = Front(config, lent=lent)
     try:
         front.start()
     except (MdevUserError, OSError) as error:
@@ -363,6 +390,14 @@ def _remove_or_wait(bus: Bus, mdev: Mdev) -> None:
             raise
         while mdev in bus.mdevs():
             sleep(_POLL)
+
+
+def _remove_moved(bus: Bus, mdev: Mdev) -> None:
+    """Whoever is told that it has moved need not wait for that."""
+    try:
+        _remove_or_wait(bus, mdev)
+    except (MdevUserError, OSError) as error:
+        _log.warning("%s has moved and cannot be removed: %s", mdev.uuid, error)
 
 
 def _client(use: Inspection | None) -> ClientView | None:

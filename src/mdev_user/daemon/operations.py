@@ -7,12 +7,14 @@ from mdev_user.daemon.views import (
     DaemonView,
     MdevDetail,
     MdevView,
+    MoveView,
     ParentView,
     SnapshotView,
     TypeView,
     UeventLine,
     ValuesView,
 )
+from mdev_user.host.purpose import Purpose
 from mdev_user.vfio.inspection import TraceLine, Unmodelled
 
 
@@ -86,5 +88,16 @@ class Operations(Protocol):
         """Busy, naming pid and program, when the mdev is still in use after ``wait`` seconds.
 
         ``force`` closes the user's connection first.
+        """
+        ...
+
+    def begin_move(self, uuid: UUID, purpose: Purpose) -> MoveView:
+        """Make a socket for one mover. Busy for what the mdev's use does not allow, NoDevice for no state to save."""
+        ...
+
+    def hand_over(self, uuid: UUID, place: str) -> None:
+        """What a mover saved is at home in ``place``: disconnect the mdev's user, and begin to remove the mdev.
+
+        Busy, and nothing has changed, unless that mover still has the mdev stopped.
         """
         ...

@@ -172,7 +172,8 @@ class Parents:
         host = self._host(record.specification.host)
         specification = record.specification
         record.look_at_file()
-        ops = RemoteParent(host, Load(specification.name, specification.driver, specification.options))
+        load = Load(specification.name, specification.driver, specification.options, specification.busy_poll)
+        ops = RemoteParent(host, load)
         try:
             record.registered = self._bus.register_parent(specification.name, ops)
         except BaseException:

@@ -4,6 +4,7 @@
 RUN/lock                                  held by the daemon (flock); its text is the daemon's pid
 RUN/control.sock                          the control API
 RUN/devices/<uuid>/vfio-user.sock         an mdev's vfio-user socket
+RUN/devices/migration/<uuid>.sock         while its state is moved (folder 0700, the daemon's)
 RUN/root/sys                              where the sysfs tree is mounted
 RUN/root/etc/mdevctl.d, usr/lib/mdevctl   links to what mdevctl wants beside it
 ```
@@ -19,7 +20,7 @@ from pathlib import Path
 from uuid import UUID
 
 from mdev_user.errors import Busy, ConfigError
-from mdev_user.host import SOCKET_NAME
+from mdev_user.host import MIGRATION_FOLDER, SOCKET_NAME
 
 MOST_SOCKET_PATH = 107
 """Bytes of a UNIX socket's path: sockaddr_un.sun_path is 108 with its NUL (unix(7))."""
@@ -181,6 +182,8 @@ class RunDir:
         for folder in list(devices.iterdir()):
             if _is_uuid(folder.name) and not any(each.is_relative_to(folder) for each in mounted):
                 remove_device_folder(folder)
+        for socket in (devices / MIGRATION_FOLDER).glob("*.sock"):
+            socket.unlink()
 
 
 def mounts_below(folder: Path, mountinfo: str | None = None) -> list[Path]:

@@ -21,6 +21,8 @@ _KEY = re.compile(r"[a-z][a-z0-9_]*")
 # A parent's name is a file name in sysfs, the first word of mdevctl's commands, and often a PCI address.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _MOST_TEXT = 4096
+LONGEST_BUSY_POLL = 10_000
+"""Microseconds. Who waits longer for a guest's next access gains nothing that is worth a core."""
 
 
 class ParentSpecification(Struct, frozen=True, kw_only=True):
@@ -33,6 +35,8 @@ class ParentSpecification(Struct, frozen=True, kw_only=True):
     host: str
     """Parents of the same host share a process; by default the parent's own name, so that it has one for itself."""
     options: dict[str, str]
+    busy_poll: int = 0
+    """Microseconds for which an mdev's thread looks for the next access before it sleeps; 0: it sleeps at once."""
 
     @property
     def file(self) -> Path | None:
@@ -47,6 +51,7 @@ class ParentSpecification(Struct, frozen=True, kw_only=True):
         pairs = {
             **({"name": self.name} if self.name != default else {}),
             **({"host": self.host} if self.host != self.name else {}),
+            **({"busy_poll": str(self.busy_poll)} if self.busy_poll else {}),
             **self.options,
         }
         return ",".join([_escape(self.driver), *(f"{key}={_escape(value)}" for key, value in pairs.items())])
@@ -65,17 +70,18 @@ def parse_parent(text: str, folder: Path | None = None) -> ParentSpecification:
 
 
 def make_parent(driver: str, settings: Mapping[str, str], folder: Path | None = None) -> ParentSpecification:
-    """The parent with this driver; of ``settings``, ``name`` and ``host`` are ours, the rest the driver's options."""
+    """The parent with this driver; ``name``, ``host`` and ``busy_poll`` are ours, all others the driver's options."""
     driver = _check_file(driver, folder) if ":" in driver or driver.endswith(".py") else _check_driver(driver)
     options = dict(settings)
     name = _check_name("name", options.pop("name", _default_name(driver)))
     host = _check_name("host", options.pop("host", name))
+    busy_poll = _check_busy_poll(name, options.pop("busy_poll", "0"))
     for key in options:
         if not _KEY.fullmatch(key):
             raise ConfigError(
                 f"parent {name}: expected an option's key of lower-case letters, digits and _, given {key!r}"
             )
-    return ParentSpecification(driver=driver, name=name, host=host, options=options)
+    return ParentSpecification(driver=driver, name=name, host=host, options=options, busy_poll=busy_poll)
 
 
 def installed_drivers() -> list[str]:
@@ -132,6 +138,14 @@ def _check_name(key: str, name: str) -> str:
             f"given {name!r}"
         )
     return name
+
+
+def _check_busy_poll(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 6 or int(text) > LONGEST_BUSY_POLL:
+        raise ConfigError(
+            f"parent {name}: busy_poll: expected 0 to {LONGEST_BUSY_POLL} microseconds, given {text!r:.40}"
+        )
+    return int(text)
 
 
 def _default_name(driver: str) -> str:

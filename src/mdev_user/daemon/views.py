@@ -56,6 +56,14 @@ class MdevView(Struct, frozen=True, kw_only=True):
     socket: str
     sysfs: str | None
     client: ClientView | None
+    parked: bool = False
+    """Whether a state was loaded into it and nobody has used it since; nobody uses it now."""
+
+
+class MoveView(Struct, frozen=True, kw_only=True):
+    """The vfio-user socket at which the state of an mdev is moved. It is there for one connection, for 10 s."""
+
+    socket: str
 
 
 class MdevDetail(MdevView, frozen=True, kw_only=True):
@@ -64,6 +72,8 @@ class MdevDetail(MdevView, frozen=True, kw_only=True):
     counters: dict[str, int | str]
     last_disconnect: str
     warnings: list[str]
+    last_move: str = ""
+    """Why who last moved its state was refused something, or sent away."""
 
 
 class ValuesView(Struct, frozen=True, kw_only=True):

@@ -6,9 +6,10 @@ changed, interrupts follow at its end (`settle`).
 """
 
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -24,23 +25,32 @@ from mdev_user.driver.jobs import Job, PendingJob
 from mdev_user.driver.levels import Levels
 from mdev_user.driver.memory import Memory
 from mdev_user.driver.parts import Parts
+from mdev_user.driver.plain import plain_reads, plain_writes
 from mdev_user.driver.pools import Profile
 from mdev_user.driver.saving import transfer
+from mdev_user.driver.saving.incoming import DeviceIncoming
+from mdev_user.driver.saving.outgoing import DeviceOutgoing
+from mdev_user.driver.saving.pages import Extents
 from mdev_user.driver.stepping import Stepped
 from mdev_user.driver.unit import AnyUnit
-from mdev_user.driver.windows import ConfigWindow, MixedWindow, Reads, Window, Writes, memory_part
-from mdev_user.errors import DriverError, GuestError, NoDevice
+from mdev_user.driver.windows import ConfigWindow, MixedWindow, OwnPart, Reads, Window, Writes, memory_part
+from mdev_user.errors import Busy, DriverError, GuestError, NoDevice
 from mdev_user.mdev.types import MdevAttribute
+from mdev_user.regs.slots import new_values
 from mdev_user.regs.space import RegisterSpace
 from mdev_user.vfio.counters import Counters
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaMappings
 from mdev_user.vfio.inspection import NamedValue
+from mdev_user.vfio.migration_states import ERROR, RESUMING, STOP_COPY, MigrationFlags
 from mdev_user.vfio.ops import DeviceOps
 from mdev_user.vfio.pci_function import PciFunction
-from mdev_user.vfio.requests import REGION_SHIFT, Region, RegionInfo, Reply, Request, Reset
+from mdev_user.vfio.plain import PlainRead, PlainWrite
+from mdev_user.vfio.requests import REGION_SHIFT, Region, Reply, Request, Reset
 
 _log = logging.getLogger(__name__)
+
+_STILL = frozenset({STOP_COPY, RESUMING, ERROR})
 
 MOST_UNMODELLED = 1024
 """Different accesses that are remembered: which ones is up to the guest, so there is an end to it."""
@@ -80,7 +90,7 @@ class Device(DeviceOps):
         self._reads, self._writes = Reads(), Writes()
         self._serve(Region.CONFIG, ConfigWindow(self._pci.read_config, self._pci.write_config))
         for index in (*regions, *others):
-            self._serve(index, self._window(index, self._pci.region(index)))
+            self._serve(index, self._window(index))
         self._renew(ResetKind.POWER_ON)
 
     def _place(self, place: Place, unit: AnyUnit) -> None:
@@ -88,7 +98,7 @@ class Device(DeviceOps):
         plan = place.plan
         self.units[place.name] = unit
         for index, bar in plan.bars.items():
-            unit._bars[index] = unit._state[bar._name] = type(bar)._on(list(bar._layout.resets), 0)
+            unit._bars[index] = unit._state[bar._name] = type(bar)._on(new_values(bar._layout.resets), 0)
         for memory in plan.memories:
             self._memories[place.bar + memory._index, memory._offset] = unit, memory
         unit._settings.update(initial_settings(plan.attributes))
@@ -157,6 +167,14 @@ class Device(DeviceOps):
         self._writes[region](offset, data)
 
     @override
+    def plain_reads(self) -> Iterator[PlainRead]:
+        return chain.from_iterable(plain_reads(*each, self._parts(each[0])) for each in self._spaces.items())
+
+    @override
+    def plain_writes(self) -> Iterator[PlainWrite]:
+        return chain.from_iterable(plain_writes(*each, self._parts(each[0])) for each in self._spaces.items())
+
+    @override
     def ioctl(self, request: Request) -> Reply:
         if isinstance(request, Reset):
             self._reset(ResetKind.FUNCTION)
@@ -174,6 +192,20 @@ class Device(DeviceOps):
     def decoder(self) -> DeviceDecoder:
         return DeviceDecoder(self)
 
+    @override
+    def migration_flags(self) -> MigrationFlags:
+        return MigrationFlags.STOP_COPY | MigrationFlags.P2P | MigrationFlags.PRE_COPY
+
+    @override
+    def save_state(self, *, precopy: bool) -> DeviceOutgoing:
+        self._runner()
+        return DeviceOutgoing(self, precopy=precopy)
+
+    @override
+    def load_state(self) -> DeviceIncoming:
+        self._runner()
+        return DeviceIncoming(self)
+
     def save(self) -> bytes:
         """The state of the open device, for `load` of another one of this class. Changes nothing."""
         self._runner()
@@ -186,6 +218,11 @@ class Device(DeviceOps):
         """
         self._runner()
         transfer.load(self, data)
+
+    def check_store(self) -> None:
+        """EBUSY while the device's user reads or writes its state, of which nothing may change meanwhile."""
+        if self._vfio is not None and self._vfio.opened and (state := self._vfio.migration.state) in _STILL:
+            raise Busy(f"its user has stopped the device to migrate it ({state.name}): try again when it runs")
 
     def attribute(self, attribute: MdevAttribute) -> Readable:
         """The declaration of one of the mdev's files."""
@@ -238,7 +275,7 @@ class Device(DeviceOps):
 
     def start(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> bool:  # Any: of whatever parameters
         """Start a job unless as many as it may have are under way."""
-        under_way = [each for each in self.jobs if (each.unit, each.name) == (work.unit, work.name)]
+        under_way = [each for each in self.jobs if each.name == work.name and each.unit == work.unit]
         if (same := job._same(work, under_way)) is not None:
             self._again.add(same)
             return True
@@ -369,15 +406,34 @@ class Device(DeviceOps):
     def _serve(self, region: int, window: Window) -> None:
         self._reads[region], self._writes[region] = window.read, window.write
 
-    def _window(self, index: int, info: RegionInfo) -> Window:
-        registers = self._spaces.get(index)
-        parts = [each for each in self._pci.interrupts.windows() if each.bar == index]
-        for area in info.areas:
-            place = divmod(info.offset + area.offset, 1 << REGION_SHIFT)  # an alias lies where its memory does
-            parts.append(memory_part(index, area, partial(self._memory, *place)))
+    def _window(self, index: int) -> Window:
+        registers, parts = self._spaces.get(index), self._parts(index)
         if registers is not None and not parts:
             return registers
         return MixedWindow(self._sizes[index], parts, registers)
+
+    def _parts(self, index: int) -> list[OwnPart]:
+        """What answers for itself in a region: the MSI-X table, memory."""
+        parts = [each for each in self._pci.interrupts.windows() if each.bar == index]
+        info = self._pci.region(index)
+        for area in info.areas:
+            place = divmod(info.offset + area.offset, 1 << REGION_SHIFT)  # an alias lies where its memory does
+            parts.append(memory_part(index, area, partial(self._memory, *place)))
+        return parts
+
+    def _touched(self, region: int, offset: int, size: int) -> Callable[[], Extents]:
+        """Where something can be in a memory; asked each time, since a guest goes on, until that is everywhere."""
+        vfio, last = self._runner(), [(0, 0)]
+
+        def extents() -> Extents:
+            nonlocal last
+            if last != [(0, size)]:
+                found = vfio.extents(region, self._sizes[region])
+                ends = [(max(begin - offset, 0), min(end - offset, size)) for begin, end in found]
+                last = [(begin, end) for begin, end in ends if begin < end]
+            return last
+
+        return extents
 
     def _memory(self, index: int, offset: int) -> memoryview:
         unit, memory = self._memories[index, offset]

@@ -35,22 +35,22 @@ class Dma:
 
     async def read(self, address: int, length: int) -> bytes:
         """``length`` bytes at ``address``. DmaFault unless all of it is mapped for reading."""
-        self._check(address, length)
-        return await self._device.mappings.read(address, length)
+        device = self._device
+        if not device.is_bus_master or not 0 <= length <= LARGEST_TRANSFER:
+            raise self._refused(address, length)
+        return await device.mappings.read(address, length)
 
     async def write(self, address: int, data: bytes) -> None:
         """Store ``data`` at ``address``. DmaFault unless all of it is mapped for writing."""
-        self._check(address, len(data))
-        await self._device.mappings.write(address, data)
+        device = self._device
+        if not device.is_bus_master or len(data) > LARGEST_TRANSFER:
+            raise self._refused(address, len(data))
+        await device.mappings.write(address, data)
 
-    def _check(self, address: int, length: int) -> None:
+    def _refused(self, address: int, length: int) -> DmaFault:
+        what = f"DMA of {length} bytes at {address:#x}"
+        fault: DmaFault = Unbounded(f"{what}: expected 0 to {LARGEST_TRANSFER}")
         if not self._device.is_bus_master:
-            raise self._fault(
-                DmaFault(f"DMA of {length} bytes at {address:#x}: the guest has not enabled bus mastering")
-            )
-        if not 0 <= length <= LARGEST_TRANSFER:
-            raise self._fault(Unbounded(f"DMA of {length} bytes at {address:#x}: expected 0 to {LARGEST_TRANSFER}"))
-
-    def _fault(self, fault: DmaFault) -> DmaFault:
+            fault = DmaFault(f"{what}: the guest has not enabled bus mastering")
         self._device.refuse(fault)
         return fault

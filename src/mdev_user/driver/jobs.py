@@ -115,6 +115,8 @@ class Parameters:
 
     def checked(self, arguments: tuple[object, ...], keywords: dict[str, object]) -> dict[str, object]:
         """The arguments by name. TypeError, as of any call, and DriverError for one that cannot be saved."""
+        if not (self.kinds or arguments or keywords):
+            return {}
         if self._by_place and not keywords and len(arguments) == len(self.kinds):  # as most are called
             return {name: kind.checked(each) for (name, kind), each in zip(self.kinds.items(), arguments, strict=True)}
         given = self._signature.bind(None, *arguments, **keywords).arguments

@@ -10,9 +10,9 @@ from mdev_user.driver.plan import Plan
 from mdev_user.driver.unit import AnyUnit
 from mdev_user.pci.interrupts import Interrupts
 from mdev_user.regs.refs import Ref
-from mdev_user.regs.slots import Condition
+from mdev_user.regs.slots import Condition, Values
 
-_Gate: TypeAlias = tuple[int, list[int], int, int, list[int], int, int]
+_Gate: TypeAlias = tuple[int, Values, int, int, Values, int, int]
 """A bit of the levels; values, register and mask of its pending bit; the same of its enable bit."""
 
 _ALWAYS = ([1], Condition(0, 1, None))
@@ -23,7 +23,7 @@ class Causes:
 
     __slots__ = ("_condition", "_seen", "_values", "vector")
 
-    def __init__(self, vector: int, values: list[int], condition: Condition) -> None:
+    def __init__(self, vector: int, values: Values, condition: Condition) -> None:
         self.vector = vector
         self._values, self._condition, self._seen = values, condition, 0
 
@@ -110,6 +110,6 @@ class Levels:
         (values, first), (gate, second) = (*conditions, _ALWAYS)[:2]
         self._gates.append((1 << number, values, first.index, first.mask, gate, second.index, second.mask))
 
-    def _watch_causes(self, number: int, values: list[int], pending: Condition) -> None:
+    def _watch_causes(self, number: int, values: Values, pending: Condition) -> None:
         if pending.wanted is None and pending.mask & (pending.mask - 1):
             self._causes.append(Causes(number, values, pending))

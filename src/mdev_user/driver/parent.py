@@ -121,6 +121,7 @@ class Parent(MdevParentOps, Generic[P]):
     @override
     def store(self, mdev: Mdev, attribute: MdevAttribute, data: bytes) -> None:
         device = _device(mdev)
+        device.check_store()
         device.attribute(attribute)._store(device.function, data)  # noqa: SLF001 - our own
         device.settle()
 

@@ -4,7 +4,6 @@ Everything that a step did is settled before the guest can see any of it, and wh
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from functools import partial
 
 from typing_extensions import override
 
@@ -66,26 +65,32 @@ class Stepped(Awaitable[None]):
 
     @override
     def __await__(self) -> Generator[object, object, None]:
-        work = self._work
-        resume: Callable[[], object] = partial(work.send, None)
+        work, outcome = self._work, None
+        send, thrown = work.send, None
         while True:
             try:
-                request = resume()
+                request = send(outcome) if thrown is None else work.throw(thrown)
             except StopIteration:
                 return
             self._settle()
-            if isinstance(request, Sleep) and request.seconds > 0:
-                request = Sleep(self._slept.begin(request.seconds, self._clock()))
+            if isinstance(request, Sleep):
+                request = self._begin_sleep(request)
+            thrown = None
             try:
                 outcome = yield request
             except GeneratorExit:
                 work.close()
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it is for the driver's code
-                self._slept.break_off()
-                if isinstance(error, GuestError):
-                    self._counted(error)
-                resume = partial(work.throw, error)
+                thrown = self._failed(error)
             else:
                 self._slept.end()
-                resume = partial(work.send, outcome)
+
+    def _begin_sleep(self, asked: Sleep) -> Sleep:
+        return Sleep(self._slept.begin(asked.seconds, self._clock())) if asked.seconds > 0 else asked
+
+    def _failed(self, error: Exception) -> Exception:
+        self._slept.break_off()
+        if isinstance(error, GuestError):
+            self._counted(error)
+        return error

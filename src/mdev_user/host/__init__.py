@@ -12,3 +12,6 @@ would take modules from there first.
 
 SOCKET_NAME = "vfio-user.sock"
 """An mdev's socket, in a folder named by its UUID below the folder that both were told of."""
+
+MIGRATION_FOLDER = "migration"
+"""Beside the mdevs' own folders: for the sockets of those whose state is being moved. It stays the daemon's."""

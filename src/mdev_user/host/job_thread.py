@@ -15,6 +15,8 @@ from typing import NamedTuple
 from mdev_user.host.jobs import Jobs
 from mdev_user.host.processes import Processes, Task
 
+JOBS = "jobs"
+"""The thread's name."""
 _PATIENCE = 0.001
 """Seconds that the thread waits for a busy mdev before it looks after the others."""
 _FEW = 64
@@ -44,8 +46,10 @@ class JobThread:
         """Until the timers are looked through for those that nobody wants any more."""
         self._order = count()
         self._stopping = False
+        self.working_for = ""
+        """Whose job runs, or ran last: for what it logs."""
         self._processes = Processes()
-        self._thread = Thread(target=self._run, name="jobs", daemon=True)
+        self._thread = Thread(target=self._run, name=JOBS, daemon=True)
         self._thread.start()
 
     @property
@@ -92,6 +96,7 @@ class JobThread:
         while (jobs := self._next()) is not None:
             if jobs.lock.acquire(timeout=_PATIENCE):
                 try:
+                    self.working_for = jobs.owner
                     jobs.stretches[0]()
                 finally:
                     jobs.lock.release()

@@ -6,31 +6,40 @@ A job runs under its mdev's step lock from one await to the next, which is one s
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
-from threading import Lock
+from time import perf_counter_ns
 from typing import Protocol
 
 from mdev_user.errors import DmaFault, DriverError, GuestError
 from mdev_user.host.processes import Task
-from mdev_user.host.steps import timed
+from mdev_user.vfio.counters import SLOW_STEP_NS
 from mdev_user.vfio.device import VfioDevice
-from mdev_user.vfio.dma import DmaFlags, DmaRead, DmaWrite, Segment
+from mdev_user.vfio.dirty import DirtyLog
+from mdev_user.vfio.dma import DmaFlags, DmaRead, DmaWrite, Mapping, Segment
+from mdev_user.vfio.step_lock import StepLock
 from mdev_user.vfio.work import MOST_PENDING, Answer, Offload, Sleep
 
 LONGEST_SLEEP = 86400.0
 """Seconds. No thread can wait for just any float, and one job's bad number must not end the thread of all."""
 
+_TICK = 1e-6
+"""Seconds that are not worth another sleep: what adding and subtracting leave of a float."""
+
+_READ, _WRITE = int(DmaFlags.READ), int(DmaFlags.WRITE)
+
 Outcome = bytes | Answer | Exception | None
+Done = Callable[[bytes | Exception], None]
 
 
 class Transport(Protocol):
     """How DMA reaches guest memory that was not shared as a file. Called under the step lock; never blocks.
 
-    ``done`` is called under the step lock later, with the bytes read (b"" for a write) or what went wrong.
+    ``done`` is called under the step lock later, with the bytes read (b"" for a write) or what went wrong. What is not
+    ``wanted`` any more is not begun, and not gone on with.
     """
 
-    def send_dma_read(self, iova: int, length: int, done: Callable[[bytes | Exception], None]) -> None: ...
+    def send_dma_read(self, iova: int, length: int, done: Done, wanted: Callable[[], bool]) -> None: ...
 
-    def send_dma_write(self, iova: int, data: bytes, done: Callable[[bytes | Exception], None]) -> None: ...
+    def send_dma_write(self, iova: int, data: bytes, done: Done, wanted: Callable[[], bool]) -> None: ...
 
 
 class Schedule(Protocol):
@@ -54,12 +63,13 @@ class Jobs:
     def __init__(
         self,
         thread: Schedule,
-        lock: Lock,
+        lock: StepLock,
         device: VfioDevice,
         transport: Transport,
         failed: Callable[[Exception, str], None],
     ) -> None:
         self.lock = lock
+        self.owner = f"mdev {device.uuid}"
         self.stretches: deque[Callable[[], None]] = deque()
         """What is ready to run, in order; the job thread's."""
         self._thread = thread
@@ -68,10 +78,35 @@ class Jobs:
         self._failed = failed
         self._pending: set[_Job] = set()
         self._running: _Job | None = None
+        self._held: dict[_Job, Callable[[], None]] = {}
+        """What is to be run of those that became ready while they are paused, in order."""
+        self._paused_at: float | None = None
+        """By the clock of the schedule."""
+        self._paused_for = 0.0
+        """Seconds, in all pauses that are over."""
 
     @property
     def now(self) -> float:
-        return self._thread.now
+        """The schedule's clock, less the pauses."""
+        return (self._thread.now if self._paused_at is None else self._paused_at) - self._paused_for
+
+    def attach(self, transport: Transport, failed: Callable[[Exception, str], None]) -> None:
+        """A user comes to a device that was open without one: from now on DMA and failures go its way."""
+        self._transport, self._failed = transport, failed
+
+    def pause(self) -> None:
+        """Let no job go on from its await. A sleep is longer by as much as the pause lasts."""
+        if self._paused_at is None:
+            self._paused_at = self._thread.now
+
+    def resume(self) -> None:
+        if self._paused_at is None:
+            return
+        self._paused_for += self._thread.now - self._paused_at
+        self._paused_at = None
+        held, self._held = self._held, {}
+        for stretch in held.values():
+            self._thread.put(self, stretch)
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
         if len(self._pending) >= MOST_PENDING:
@@ -79,12 +114,17 @@ class Jobs:
             raise GuestError(f"{MOST_PENDING} jobs are pending; {name} was not started")
         job = _Job(work, name)
         self._pending.add(job)
-        self.resume(job, None)
+        near = self._device.near
+        if near.open and not self.stretches:
+            near.stretches.append(partial(self._continue, job, None))
+        else:
+            self._put(job, None)
 
     def cancel(self, work: Coroutine[object, bytes, None]) -> None:
         for job in self._pending:
             if job.work is work:
                 self._pending.remove(job)
+                self._held.pop(job, None)
                 if job is not self._running:
                     work.close()
                 return
@@ -92,6 +132,7 @@ class Jobs:
     def cancel_all(self) -> None:
         while self._pending:  # what a job does at its end may start others
             pending, self._pending = self._pending, set()
+            self._held.clear()
             for job in pending:
                 if job is not self._running:  # which calls this itself, and is closed at its next await
                     job.work.close()
@@ -100,19 +141,37 @@ class Jobs:
         """Run something of the framework's own as a step (the guest's unmask, say)."""
         self._thread.put(self, stretch)
 
-    def resume(self, job: "_Job", outcome: Outcome) -> None:
+    def _put(self, job: "_Job", outcome: Outcome) -> None:
+        """In any thread."""
         self._thread.put(self, partial(self._continue, job, outcome))
 
     def _awaits(self, job: "_Job") -> bool:
         """Whether it was neither cancelled nor has ended."""
         return job in self._pending
 
+    def _wake(self, job: "_Job", due: float) -> None:
+        """A sleep is over, unless there was a pause meanwhile. ``due`` is by our own clock."""
+        if not self._awaits(job):
+            return
+        if self._paused_at is not None:
+            self._held[job] = partial(self._wake, job, due)
+        elif (left := due - self.now) > _TICK:
+            self._sleep(job, due, left)
+        else:
+            self._continue(job, b"")
+
+    def _sleep(self, job: "_Job", due: float, seconds: float) -> None:
+        self._thread.put_later(seconds, self, partial(self._wake, job, due), partial(self._awaits, job))
+
     def _continue(self, job: "_Job", outcome: Outcome) -> None:
         if not self._awaits(job):  # cancelled while it waited
             return
+        if self._paused_at is not None:
+            self._held[job] = partial(self._continue, job, outcome)
+            return
+        began = perf_counter_ns()
         try:
-            with timed(self._device.counters, f"job {job.name}"):
-                self._advance(job, outcome)
+            self._advance(job, outcome)
         except StopIteration:
             self._pending.discard(job)
         except GuestError as error:
@@ -122,14 +181,22 @@ class Jobs:
         except BaseException as error:  # noqa: BLE001 - driver code: anything can come out, and the thread is everybody's
             self._pending.discard(job)
             self._failed(error if isinstance(error, Exception) else DriverError(repr(error)), f"job {job.name}")
+        elapsed = perf_counter_ns() - began
+        if elapsed > SLOW_STEP_NS:
+            self._device.counters.slow_step(f"job {job.name}", elapsed)
 
     def _advance(self, job: "_Job", outcome: Outcome) -> None:
         """Run the coroutine until it waits for something that is not there at once."""
+        send = job.work.send
         while True:
             if isinstance(outcome, GuestError):  # counted here: the driver may well live with it
                 self._device.counters.guest_error(outcome)
                 job.fault = outcome
-            request = self._resume(job, outcome)
+            self._running = job
+            try:
+                request = send(outcome) if type(outcome) is bytes else _resume(job.work, outcome)
+            finally:
+                self._running = None
             if job not in self._pending:  # it cancelled all jobs
                 job.work.close()
                 return
@@ -144,25 +211,18 @@ class Jobs:
             if outcome is None:
                 return
 
-    def _resume(self, job: "_Job", outcome: Outcome) -> object:
-        self._running = job
-        try:
-            return _resume(job.work, outcome)
-        finally:
-            self._running = None
-
     def _begin(self, job: "_Job", request: object) -> Outcome:
         """Do what a job awaits. None: it is under way and will resume the job."""
+        if type(request) is DmaWrite:  # a class pattern takes as long as a whole call
+            return self._dma_write(job, *request)
+        if type(request) is DmaRead:
+            return self._dma_read(job, *request)
         match request:
-            case DmaRead(iova, length):
-                return self._dma_read(job, iova, length)
-            case DmaWrite(iova, data):
-                return self._dma_write(job, iova, data)
             case Sleep(seconds) if 0 <= seconds <= LONGEST_SLEEP:
-                self._thread.put_later(seconds, self, partial(self._continue, job, b""), partial(self._awaits, job))
+                self._sleep(job, self.now + seconds, seconds)
                 return None
             case Offload():
-                self._thread.offload(Task(self, request, partial(self._awaits, job), partial(self.resume, job)))
+                self._thread.offload(Task(self, request, partial(self._awaits, job), partial(self._put, job)))
                 return None
             case _:
                 return DriverError(
@@ -171,34 +231,62 @@ class Jobs:
                 )
 
     def _dma_read(self, job: "_Job", iova: int, length: int) -> Outcome:
+        if place := self._device.dma.place(iova, length, _READ):  # as most have
+            self._device.counters.dma_read_bytes += length
+            return place[0].read(place[1], length)
         segments = self._device.dma.segments(iova, length, DmaFlags.READ)
         self._device.counters.dma_read_bytes += length
         if all(each.mapping.backing for each in segments):
             return b"".join(_copy_in(each) for each in segments)
-        gather = _Gather(len(segments), partial(self.resume, job))
+        gather = _Gather(len(segments), partial(self._put, job))
         for at, each in enumerate(segments):
             if each.mapping.backing:
                 gather.put(at, _copy_in(each))
             else:
-                self._transport.send_dma_read(iova + each.start, each.length, partial(gather.put, at))
+                wanted = partial(self._may_reach, job, each.mapping)
+                self._transport.send_dma_read(iova + each.start, each.length, partial(gather.put, at), wanted)
         return None
 
+    def _may_reach(self, job: "_Job", mapping: Mapping) -> bool:
+        return self._awaits(job) and self._device.dma.maps(mapping)
+
     def _dma_write(self, job: "_Job", iova: int, data: bytes) -> Outcome:
+        log = self._device.dma.log
+        if place := self._device.dma.place(iova, len(data), _WRITE):
+            self._device.counters.dma_write_bytes += len(data)
+            log.mark(iova, len(data))  # first: a write that fails half way has written half
+            place[0].write(place[1], data)
+            return b""
         segments = self._device.dma.segments(iova, len(data), DmaFlags.WRITE)
         self._device.counters.dma_write_bytes += len(data)
+        log.mark(iova, len(data))
         if all(each.mapping.backing for each in segments):
             for each in segments:
                 _copy_out(each, data)
             return b""
-        gather = _Gather(len(segments), partial(self.resume, job))
+        gather = _Gather(len(segments), partial(self._put, job))
         for at, each in enumerate(segments):
             if each.mapping.backing:
                 _copy_out(each, data)
                 gather.put(at, b"")
             else:
-                part = data[each.start : each.start + each.length]
-                self._transport.send_dma_write(iova + each.start, part, partial(gather.put, at))
+                self._send_write(job, log, iova, data, each, partial(gather.put, at))
         return None
+
+    def _send_write(self, job: "_Job", log: DirtyLog, iova: int, data: bytes, segment: Segment, done: Done) -> None:
+        start, size = iova + segment.start, segment.length
+
+        def written(outcome: bytes | Exception) -> None:
+            log.end(start, size)
+            done(outcome)
+
+        log.begin(start, size)
+        try:
+            part = data[segment.start : segment.start + size]
+            self._transport.send_dma_write(start, part, written, partial(self._may_reach, job, segment.mapping))
+        except BaseException:
+            log.end(start, size)
+            raise
 
 
 class _Job:

@@ -4,6 +4,7 @@ The same file is the vfio-user region fd and the device fd of the ioctl interfac
 ``index << REGION_SHIFT``, so terabytes are addressed and only touched pages exist.
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -15,6 +16,9 @@ from mdev_user.vfio.requests import MOST_REGIONS, REGION_SHIFT
 _SIZE = MOST_REGIONS << REGION_SHIFT
 # Nobody who holds the file may change its size: a guest's mapping of it stays valid, and so does ours.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+MOST_EXTENTS = 1024
+"""To look for each one in memory that was touched here and there would take longer than to read it all."""
 
 
 class RegionFile:
@@ -44,9 +48,27 @@ class RegionFile:
             self._maps[index] = mmap.mmap(self.fd, size, offset=index << REGION_SHIFT)
         return memoryview(self._maps[index])
 
+    def extents(self, index: int, size: int) -> list[tuple[int, int]]:
+        """Where somebody has touched a region, as pairs of offsets (first, behind the last); the rest takes no room."""
+        base, end = index << REGION_SHIFT, (index << REGION_SHIFT) + size
+        found: list[tuple[int, int]] = []
+        at = base
+        while len(found) < MOST_EXTENTS:
+            try:
+                begin = os.lseek(self.fd, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing from here on
+                    return found
+                raise
+            if begin >= end:
+                return found
+            at = min(os.lseek(self.fd, begin, os.SEEK_HOLE), end)
+            found.append((begin - base, at - base))
+        return [*found, (at - base, size)]
+
     def close(self) -> None:
         # A driver may still hold a view; the memory then goes with the view, and nobody else can reach it.
         self._maps.clear()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # first: somebody else may close it, too
+        if fd >= 0:
+            os.close(fd)

@@ -20,6 +20,7 @@ from mdev_user.host.endpoint import Endpoint
 from mdev_user.host.steps import step_within
 from mdev_user.mdev.device import Mdev
 from mdev_user.mdev.parent import MdevParent
+from mdev_user.vfio.migration_states import RUNNING
 from mdev_user.vfio_mdev.ops import MdevParentOps
 
 _FIXED = ("driver_name", "mdev_types", "max_instances", "attributes", "parent_attributes")
@@ -78,6 +79,8 @@ def _begin_step(steps: ExitStack, served: Served) -> None:
 
 def _hand_over(mdevs: Sequence[Mdev], served: Sequence[Served], successors: Mapping[UUID, Device]) -> list[str]:
     """All or none. The step locks are held."""
+    for each in served:
+        _check_settled(each)
     for mdev in mdevs:
         check_shapes(_device(mdev), successors[mdev.uuid])
     lines: list[str] = []
@@ -90,6 +93,13 @@ def _hand_over(mdevs: Sequence[Mdev], served: Sequence[Served], successors: Mapp
             lines += [f"{each.mdev.uuid} was reset: {reason}"] if reason else []
         undo.pop_all()
     return lines
+
+
+def _check_settled(served: Served) -> None:
+    """A stream that is being read or written is one of the older driver's device."""
+    device = served.endpoint.device
+    if device.opened and device.migration.state is not RUNNING:
+        raise Busy(f"{device.uuid} is being migrated ({device.migration.state.name}): reload when it is RUNNING again")
 
 
 def _check(old: Parent[typing.Any], new: Parent[typing.Any], fixed: Sequence[str]) -> None:  # Any: of whatever profile

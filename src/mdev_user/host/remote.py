@@ -4,7 +4,7 @@ import errno
 import logging
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
@@ -19,17 +19,21 @@ from typing_extensions import override
 
 from mdev_user.errors import InvalidValue, NoDevice, error_from
 from mdev_user.host import PYTHON
+from mdev_user.host.purpose import Purpose
 from mdev_user.host.wire import (
     LARGEST,
     Answer,
+    BeginMove,
     BeginTrace,
     Call,
     Create,
     Disconnect,
     EndTrace,
     GetAvailable,
+    HandOver,
     Inspect,
     Inspection,
+    Lend,
     ListUnmodelled,
     ListValues,
     Load,
@@ -92,6 +96,10 @@ class Host(Protocol):
         """Have the host do it, and wait. What it raised is raised here; ENODEV when the host is or dies meanwhile."""
         ...
 
+    def lend(self, uuid: UUID, listener: socket.socket) -> None:
+        """Let the mdev of this UUID be reached at ``listener``, too, when it is probed next. Errors as of `call`."""
+        ...
+
     def stop(self) -> None:
         """Have it end, and wait until it has."""
         ...
@@ -135,8 +143,11 @@ class RemoteHost:
     def call(self, call: Call) -> Value:
         return self._answers(call, None)[0]
 
-    def _answers(self, call: Call, seconds: float | None) -> list[Value]:
-        """The value of each packet; ``seconds`` to wait for each."""
+    def lend(self, uuid: UUID, listener: socket.socket) -> None:
+        self._answers(Lend(uuid), None, [listener.fileno()])
+
+    def _answers(self, call: Call, seconds: float | None, fds: Sequence[int] = ()) -> list[Value]:
+        """The value of each packet; ``seconds`` to wait for each. ``fds`` travel along and stay ours."""
         answers: SimpleQueue[Answer | None] = SimpleQueue()
         number = next(self._numbers)
         data = self._encoder.encode(Packet(number, call))
@@ -147,7 +158,7 @@ class RemoteHost:
                 raise NoDevice(f"host {self.name} is gone: {self._gone}")
             self._pending[number] = answers
         try:
-            self._channel.send(data)
+            socket.send_fds(self._channel, [data], fds)
             received = [answers.get(timeout=seconds)]
             while (last := received[-1]) is not None and last.more:
                 received.append(answers.get(timeout=seconds))
@@ -280,6 +291,14 @@ class RemoteParent(LifecycleOps):
     def disconnect(self, uuid: UUID) -> None:
         self.host.call(Disconnect(uuid))
 
+    def begin_move(self, uuid: UUID, purpose: Purpose) -> str:
+        """Make a socket for one mover. EBUSY for what the mdev's use does not allow, ENODEV for no state to save."""
+        return str(self.host.call(BeginMove(uuid, purpose)))
+
+    def hand_over(self, uuid: UUID, place: str) -> None:
+        """End all use of an mdev whose state is at home in ``place``. EBUSY unless its mover has it stopped."""
+        self.host.call(HandOver(uuid, place))
+
     def values(self, uuid: UUID) -> Values:
         """The named values of an mdev. EBUSY when its driver is stuck, EINVAL when it names nothing."""
         pages = [each for each in self.host.ask_for_all(ListValues(uuid)) if isinstance(each, Values)]
@@ -320,13 +339,20 @@ class RemoteVfioMdev:
 
     name = "vfio_mdev"
 
-    def __init__(self, left: Callable[[UUID], None]) -> None:
-        """``left`` is called for an mdev whose host died, which may have left its socket behind."""
+    def __init__(self, left: Callable[[UUID], None], lent: Mapping[UUID, socket.socket] | None = None) -> None:
+        """``left`` is called for an mdev whose host died, which may have left its socket behind.
+
+        ``lent`` are listening sockets at which the mdevs of these UUIDs are to be reached, too, while they are there.
+        """
         self._left = left
+        self._lent = lent or {}
 
     def probe(self, mdev: Mdev) -> None:
+        host = _host_of(mdev)
         try:
-            _host_of(mdev).call(Probe(mdev.uuid))
+            if (listener := self._lent.get(mdev.uuid)) is not None:
+                host.lend(mdev.uuid, listener)
+            host.call(Probe(mdev.uuid))
         except NoDevice:
             self._left(mdev.uuid)
             raise

@@ -19,14 +19,17 @@ from mdev_user.host.reload import Served, drop_old_classes, reload
 from mdev_user.host.steps import step, step_within
 from mdev_user.host.wire import (
     LARGEST,
+    BeginMove,
     BeginTrace,
     Call,
     Create,
     Disconnect,
     EndTrace,
     GetAvailable,
+    HandOver,
     Inspect,
     Inspection,
+    Lend,
     ListUnmodelled,
     ListValues,
     Load,
@@ -54,6 +57,7 @@ _log = logging.getLogger(__name__)
 
 _PAGE = LARGEST // 2
 """Bytes of values in one packet, before the last one is added."""
+_LONGEST_REASON = 4096
 _TRACE_LINES = 64
 """In one packet; each is at most some 1000 bytes."""
 
@@ -84,6 +88,7 @@ class Service:
             Reload: self._reload,
             Create: self._create,
             Remove: self._remove,
+            Lend: lambda _call: None,  # whoever received it has given us the socket
             Probe: self._probe,
             Unprobe: self._unprobe,
             GetAvailable: self._get_available,
@@ -93,6 +98,8 @@ class Service:
             StoreParent: self._store_parent,
             Inspect: self._inspect,
             Disconnect: self._disconnect,
+            BeginMove: self._begin_move,
+            HandOver: self._hand_over,
             ListValues: self._list_values,
             ListUnmodelled: self._list_unmodelled,
             BeginTrace: self._begin_trace,
@@ -114,6 +121,7 @@ class Service:
             let_go(ops)
             raise
         self._parents[call.name] = _Registered(parent, call)
+        self.endpoints.busy_poll[call.name] = call.busy_poll * 1000
         return ParentDescription(
             driver_name=ops.driver_name,
             types=list(ops.mdev_types),
@@ -140,6 +148,8 @@ class Service:
             served = [
                 Served(each, self.endpoints.endpoint(each.uuid)) for each in mdevs if self.endpoints.has(each.uuid)
             ]
+            for each in served:
+                each.endpoint.moves.end("the driver is reloaded: begin again")
             lines = reload(parent, ops, mdevs, served)
         let_go(old)
         return lines
@@ -200,10 +210,18 @@ class Service:
             unshared_memory=session.largest_unshared if session else 0,
             last_disconnect=endpoint.last_disconnect,
             counters=endpoint.device.counters.values(),
+            parked=endpoint.parked,
+            last_move=endpoint.moves.last[:_LONGEST_REASON],
         )
 
     def _disconnect(self, call: Disconnect) -> None:
         self.endpoints.endpoint(call.uuid).disconnect()
+
+    def _begin_move(self, call: BeginMove) -> str:
+        return str(self.endpoints.endpoint(call.uuid).moves.begin(call.purpose))
+
+    def _hand_over(self, call: HandOver) -> None:
+        self.endpoints.endpoint(call.uuid).hand_over(call.place)
 
     def _list_values(self, call: ListValues) -> list[Values]:
         endpoint = self.endpoints.endpoint(call.uuid)

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
 from time import perf_counter_ns
 
 from mdev_user.errors import Busy
 from mdev_user.vfio.counters import SLOW_STEP_NS, Counters
+from mdev_user.vfio.step_lock import StepLock
 
 PATIENCE = 2.0
 """Seconds that a step may take before somebody who only wants to look is told that the driver is stuck."""
@@ -25,14 +25,14 @@ def timed(counters: Counters, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def step(lock: Lock, counters: Counters, name: str) -> Iterator[None]:
+def step(lock: StepLock, counters: Counters, name: str) -> Iterator[None]:
     """Hold the step lock for the block, and count the step if it was slow."""
     with lock, timed(counters, name):
         yield
 
 
 @contextmanager
-def step_within(lock: Lock, counters: Counters, name: str) -> Iterator[None]:
+def step_within(lock: StepLock, counters: Counters, name: str) -> Iterator[None]:
     """A `step` for whoever must not wait for ever: EBUSY when the one under way takes longer than `PATIENCE`."""
     if not lock.acquire(timeout=PATIENCE):
         raise Busy(f"the mdev has been in one step for more than {PATIENCE:g} s: its driver is stuck")

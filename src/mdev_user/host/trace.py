@@ -18,6 +18,7 @@ from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.inspection import Decoder, Sighting, TraceLine
 from mdev_user.vfio.ops import DeviceOps
 from mdev_user.vfio.requests import Reply, Request, Reset
+from mdev_user.vfio.step_lock import StepLock
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class _Reader:
 class Tracer:
     """The readers of one mdev. Methods are called by any thread, without the step lock."""
 
-    def __init__(self, device: VfioDevice, lock: Lock, user: Callable[[], str]) -> None:
+    def __init__(self, device: VfioDevice, lock: StepLock, user: Callable[[], str]) -> None:
         """``lock`` is the step lock; ``user`` names who has the device open."""
         self._device = device
         self._lock = lock

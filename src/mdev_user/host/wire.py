@@ -8,6 +8,7 @@ from uuid import UUID
 
 from msgspec import Struct, field
 
+from mdev_user.host.purpose import Purpose
 from mdev_user.mdev.types import MdevAttribute, MdevType
 from mdev_user.pci.identity import PciId
 from mdev_user.vfio.inspection import NamedValue, TraceLine, Unmodelled
@@ -36,6 +37,8 @@ class Load(Struct, frozen=True, tag_field="call"):
     name: str
     driver: str
     options: dict[str, str]
+    busy_poll: int = 0
+    """Microseconds for which its mdevs' threads look for the next access before they sleep."""
 
 
 class Unload(Struct, frozen=True, tag_field="call"):
@@ -60,6 +63,12 @@ class Create(Struct, frozen=True, tag_field="call"):
 
 class Remove(Struct, frozen=True, tag_field="call"):
     """LifecycleOps.remove."""
+
+    uuid: UUID
+
+
+class Lend(Struct, frozen=True, tag_field="call"):
+    """A listening socket for the mdev when it is probed next; its file descriptor comes with the packet."""
 
     uuid: UUID
 
@@ -125,6 +134,20 @@ class Disconnect(Struct, frozen=True, tag_field="call"):
     uuid: UUID
 
 
+class BeginMove(Struct, frozen=True, tag_field="call"):
+    """Make the socket at which an mdev's state is moved, for one mover. Answer: str, its path."""
+
+    uuid: UUID
+    purpose: Purpose
+
+
+class HandOver(Struct, frozen=True, tag_field="call"):
+    """What a mover saved of an mdev, and has it stopped for, is at home in ``place``: end all use here, for good."""
+
+    uuid: UUID
+    place: str
+
+
 class ListValues(Struct, frozen=True, tag_field="call"):
     """DeviceOps.inspect. Answer: `Values`, in as many packets as it takes."""
 
@@ -168,6 +191,10 @@ class Inspection(Struct, frozen=True, tag_field="answer"):
     unshared_memory: int
     last_disconnect: str
     counters: dict[str, int | str]
+    parked: bool = False
+    """Whether it was loaded and waits for its user."""
+    last_move: str = ""
+    """Why the last mover was refused something, or sent away."""
 
 
 class Values(Struct, frozen=True, tag_field="answer"):
@@ -190,8 +217,9 @@ class TraceLines(Struct, frozen=True, tag_field="answer"):
 
 
 Call = (
-    Load | Unload | Reload | Create | Remove | Probe | Unprobe | GetAvailable | Show | Store | ShowParent | StoreParent
-    | Inspect | Disconnect | ListValues | ListUnmodelled | BeginTrace | ReadTrace | EndTrace
+    Load | Unload | Reload | Create | Remove | Lend | Probe | Unprobe | GetAvailable | Show | Store | ShowParent
+    | StoreParent | Inspect | Disconnect | BeginMove | HandOver | ListValues | ListUnmodelled | BeginTrace | ReadTrace
+    | EndTrace
 )  # fmt: skip
 Value = ParentDescription | Inspection | Values | UnmodelledAnswer | TraceLines | int | str | None
 """What a call is answered with."""

@@ -72,8 +72,8 @@ class Interrupts:
     """
 
     __slots__ = (
-        "_config", "_drive_pin", "_events", "_held", "_kind", "_levels", "_pending", "_pin", "_send_message", "_table",
-        "vectors",
+        "_config", "_drive_pin", "_events", "_held", "_kind", "_levels", "_messages", "_msi_blocked", "_pending",
+        "_pin", "_send_message", "_table", "vectors",
     )  # fmt: skip
 
     def __init__(self, config: ConfigSpace, drive_pin: DrivePin, send_message: SendMessage) -> None:
@@ -85,6 +85,7 @@ class Interrupts:
         self._levels = self._pending = self._events = self._held = 0
         self._pin = False
         self._kind = self._enabled_kind()
+        self._follow_msi()
 
     # --- the device's side ----------------------------------------------------------------------------------
 
@@ -226,6 +227,7 @@ class Interrupts:
         elif state.table:
             raise GuestError("saved MSI-X table: the function has none")
         self._kind = kind
+        self._follow_msi()
         self._levels = state.levels
         self._events = state.events
         self._set_pending(state.pending)
@@ -250,6 +252,7 @@ class Interrupts:
 
     def _settle(self) -> None:
         """Follow the registers: the enabled kind, the pin, and messages that can go now."""
+        self._follow_msi()
         kind = self._enabled_kind()
         if kind is not self._kind:
             self._kind = kind
@@ -261,6 +264,11 @@ class Interrupts:
             self._pending &= (1 << self._config.msi_vectors) - 1
         self._settle_pin()
         self._flush()
+
+    def _follow_msi(self) -> None:
+        """Keep what every message by MSI needs of the config space, of which all changes come by here."""
+        self._messages = self._config.msi_vectors
+        self._msi_blocked = self._config.msi_mask if self._config.bus_master else _ALL
 
     def _settle_pin(self) -> None:
         wanted = self._levels != 0 or self._held != 0
@@ -290,17 +298,17 @@ class Interrupts:
         self._set_pending(self._pending)
 
     def _blocked(self) -> int:
+        if self._kind is InterruptKind.MSI:
+            return self._msi_blocked
         if not self._config.bus_master:
             return _ALL
-        if self._kind is InterruptKind.MSI:
-            return self._config.msi_mask
         if self._table is None or self._config.msix_function_mask:
             return _ALL
         return self._table.masked
 
     def _message(self, vector: int) -> int:
         """The message that ``vector`` sends."""
-        return vector if self._kind is InterruptKind.MSIX else vector % self._config.msi_vectors
+        return vector if self._kind is InterruptKind.MSIX else vector % self._messages
 
     def _messages_of_levels(self) -> int:
         """Bit n for a message n whose condition holds."""

@@ -11,7 +11,7 @@ from mdev_user.regs.entries import Entry, Map
 from mdev_user.regs.mistakes import number
 from mdev_user.regs.refs import Place
 from mdev_user.regs.registers import LARGEST_OFFSET, Register
-from mdev_user.regs.slots import Origin, Slot
+from mdev_user.regs.slots import Origin, Slot, Values
 
 MOST_ELEMENTS = 1 << 16
 
@@ -44,7 +44,7 @@ class Elements(Generic[E]):
 
     __slots__ = ("_index", "_kind", "_made", "_step", "_values")
 
-    def __init__(self, kind: type[E], values: list[int], index: int, count: int, step: int) -> None:
+    def __init__(self, kind: type[E], values: Values, index: int, count: int, step: int) -> None:
         self._kind, self._values, self._index, self._step = kind, values, index, step
         self._made: list[E | None] = [None] * count
 
@@ -91,7 +91,7 @@ class Each(Entry, Generic[E]):
         return self._class_at(owner._place.of(self._name, repeated=True))  # of a map in use, the dictionary has them
 
     @override
-    def _view(self, values: list[int], index: int) -> Elements[E]:
+    def _view(self, values: Values, index: int) -> Elements[E]:
         return Elements(self._kind, values, index, self._length, self._step)
 
     def _class_at(self, place: Place) -> type[E]:

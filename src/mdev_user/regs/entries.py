@@ -1,8 +1,8 @@
 # ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
 """Entries and maps: what a bar is made of, and the instance through which a driver reads and writes it.
 
-A map (a `Bar`, a `RegisterFile`) is a class of entries. Every register of a bar is one int in one flat list of values;
-an entry knows where its own begin, relative to its map. An instance of a map is such a list and a base, nothing else.
+A map (a `Bar`, a `RegisterFile`) is a class of entries. Every register of a bar is one int in one flat array of values;
+an entry knows where its own begin, relative to its map. An instance of a map is such an array and a base, nothing else.
 """
 
 from abc import abstractmethod
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from mdev_user.errors import DriverError
 from mdev_user.regs.mistakes import likeliest
 from mdev_user.regs.refs import Place
-from mdev_user.regs.slots import Origin, Slot
+from mdev_user.regs.slots import Origin, Slot, Values
 
 
 class Entry:
@@ -32,7 +32,7 @@ class Entry:
     def _slots(self, origin: Origin) -> Iterator[Slot]:
         """Its registers, ``origin`` being that of the entry itself."""
 
-    def _view(self, _values: list[int], _index: int) -> object:
+    def _view(self, _values: Values, _index: int) -> object:
         """What the instance of a map keeps for it."""
         return None
 
@@ -48,7 +48,7 @@ class Map:
     _count: ClassVar[int] = 0
     _setters: ClassVar[Mapping[str, Callable[["Map", int], None]]] = {}
 
-    _values: list[int]
+    _values: Values
     _base: int
 
     @classmethod
@@ -72,7 +72,7 @@ class Map:
             yield from each._slots(origin.at(name, each._index, each._offset))
 
     @classmethod
-    def _on(cls, values: list[int], base: int) -> Self:
+    def _on(cls, values: Values, base: int) -> Self:
         view = object.__new__(cls)
         object.__setattr__(view, "_values", values)
         object.__setattr__(view, "_base", base)

@@ -12,7 +12,7 @@ from mdev_user.regs.fields import Field
 from mdev_user.regs.kinds import RSVD, RW, Access, Masks, masks_of
 from mdev_user.regs.mistakes import likeliest, number
 from mdev_user.regs.refs import INTEGER, Place, Ref
-from mdev_user.regs.slots import Bits, Origin, Slot
+from mdev_user.regs.slots import Bits, Origin, Slot, Values
 
 R = TypeVar("R", bound="Register")
 
@@ -131,7 +131,7 @@ class Register:
     _fields: ClassVar[Mapping[str, Field[Any]]] = {}
     _setters: ClassVar[Mapping[str, Callable[["Register", Any], None]]] = {}  # Any: as above
 
-    _values: list[int]
+    _values: Values
     _index: int
 
     @override
@@ -155,7 +155,7 @@ class Register:
         return Placed(cls, offset, reset, bank, sticky)
 
     @classmethod
-    def _on(cls, values: list[int], index: int) -> Self:
+    def _on(cls, values: Values, index: int) -> Self:
         register = object.__new__(cls)
         object.__setattr__(register, "_values", values)
         object.__setattr__(register, "_index", index)
@@ -199,7 +199,7 @@ class Placed(Single, Generic[R]):
         return self._class_at(owner._place.of(self._name))  # of a map in use, the dictionary has the register
 
     @override
-    def _view(self, values: list[int], index: int) -> R:
+    def _view(self, values: Values, index: int) -> R:
         return self._kind._on(values, index)
 
     def _class_at(self, place: Place) -> type[R]:

@@ -1,10 +1,20 @@
 """A slot: one register of one bar as the compiler sees it, whatever it was declared by."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, MutableSequence, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from mdev_user.regs.kinds import Access, Masks
 from mdev_user.regs.refs import Codec, Ref
+
+Values: TypeAlias = MutableSequence[int]
+"""The registers of a bar in use, each an unsigned number of up to 64 bits."""
+
+
+def new_values(values: Iterable[int]) -> "array[int]":
+    """As C has them, one behind the other, so that plain accesses can be answered without Python."""
+    return array("Q", values)
 
 
 @dataclass(frozen=True, slots=True)

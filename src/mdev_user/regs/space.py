@@ -9,9 +9,19 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from mdev_user.errors import GuestError, OutOfRange
-from mdev_user.regs.dispatch import Alternatives, Dispatch, Effects, ReadHook, ReadRow, WriteHook, WriteRow, is_missing
+from mdev_user.regs.dispatch import (
+    Alternatives,
+    Dispatch,
+    Effects,
+    Key,
+    ReadHook,
+    ReadRow,
+    WriteHook,
+    WriteRow,
+    is_missing,
+)
 from mdev_user.regs.layout import Cover, selected
-from mdev_user.regs.slots import Slot
+from mdev_user.regs.slots import Slot, Values
 
 
 class Watcher(Protocol):
@@ -38,7 +48,7 @@ class RegisterSpace:
         "_write_hooks", "_writes", "values",
     )  # fmt: skip
 
-    def __init__(self, dispatch: Dispatch, values: list[int], owner: object, watcher: Watcher) -> None:
+    def __init__(self, dispatch: Dispatch, values: Values, owner: object, watcher: Watcher) -> None:
         """``owner`` is what the hooks are called with."""
         self.values = values
         self._layout = dispatch.layout
@@ -81,6 +91,19 @@ class RegisterSpace:
                 self._watcher.refuse(error)
         if settles:
             self._watcher.settle()
+
+    def plain_reads(self) -> Iterator[tuple[Key, tuple[int, int, int]]]:
+        """The reads that are their value and nothing else, each with index, shift and mask."""
+        for key, (index, shift, mask, effects) in self._reads.items():
+            if effects is None:
+                yield key, (index, shift, mask)
+
+    def plain_writes(self) -> Iterator[tuple[Key, tuple[int, int, int, int, int, int]]]:
+        """The writes that change a value and tell nobody, each with index and how to combine (`Combine`)."""
+        for key, (index, combine, settles, calls) in self._writes.items():
+            if not (settles or calls):
+                full = (1 << 8 * key[1]) - 1
+                yield key, (index, *(combine or (0, ~full, full, 0, 0)))
 
     def reset(self, *, sticky: bool) -> None:
         """Every register as after power-on; with ``sticky`` those declared so keep their value."""

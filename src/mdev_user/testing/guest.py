@@ -12,7 +12,6 @@ with Guest(Card, "small") as guest:
 """
 
 from collections.abc import Iterable
-from mmap import mmap
 from threading import Lock
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -37,12 +36,14 @@ from mdev_user.regs.bar import Bar
 from mdev_user.regs.mistakes import likeliest
 from mdev_user.testing.names import NamedRegisters
 from mdev_user.testing.ram import Ram
+from mdev_user.testing.regions import Regions
 from mdev_user.testing.stretches import Stretches
 from mdev_user.testing.wires import Wires
 from mdev_user.units import MiB
 from mdev_user.vfio.counters import Counters
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaFlags, Mapping
+from mdev_user.vfio.migration_states import MigrationState
 from mdev_user.vfio.requests import Irq, Region
 
 UUID1 = UUID(int=1)
@@ -81,6 +82,8 @@ class Guest(NamedRegisters):
         self._vfio = VfioDevice(UUID1, self._mdev.type_id, self.device)
         self._vfio.counters = _Counters(self.refused)
         self._stretches = Stretches(self.memory)
+        self._copied: list[bytes] = []
+        """What `copy` has read of the device's state since it began."""
         self._wires = Wires(self._vfio, self.messages)
         self.memory.map(0, RAM)
         self.open()
@@ -116,6 +119,10 @@ class Guest(NamedRegisters):
     def region_size(self, region: int) -> int:
         """Bytes of a region; 0 of one that is not there."""
         return self._vfio.region_info(region).size
+
+    def write_mapped(self, region: int, offset: int, data: bytes) -> None:
+        """Write to a `Memory` as a guest that has mapped it: the device is not told."""
+        self._vfio.memory(region, self.region_size(region))[offset : offset + len(data)] = data
 
     # --- memory ---------------------------------------------------------------------------------------------
 
@@ -253,6 +260,51 @@ class Guest(NamedRegisters):
         """What it did last; empty when there was nothing."""
         return self._vfio.counters.last_guest_error
 
+    # --- migration ------------------------------------------------------------------------------------------
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether `copy` has begun, and neither `save` nor a reset ended it."""
+        return self._vfio.migration.state is MigrationState.PRE_COPY
+
+    def copy(self, most: int = MiB) -> int:
+        """Begin to move the device, or go on with it, while it runs: pre-copy, ``most`` bytes or to the end of a pass.
+
+        Returns how many bytes were read, which are a part of what `save` gives; the next pass has what changed since.
+        """
+        migration, copied = self._vfio.migration, 0
+        if not self.is_copied:
+            migration.set_state(MigrationState.PRE_COPY)
+            self._copied = []
+        while copied < most and (data := migration.read(most - copied)):
+            self._copied.append(data)
+            copied += len(data)
+        return copied
+
+    def save(self, most: int = MiB) -> bytes:
+        """The device's migration stream, for `load` of another guest of this parent and type; then it runs on.
+
+        It is stopped meanwhile, and what `copy` has not read is read, ``most`` bytes at a time.
+        """
+        migration = self._vfio.migration
+        pieces = self._copied if self.is_copied else []
+        migration.set_state(MigrationState.STOP_COPY)
+        while data := migration.read(most):
+            pieces.append(data)
+        migration.set_state(MigrationState.RUNNING)
+        return b"".join(pieces)
+
+    def load(self, *pieces: bytes) -> None:
+        """Be the device of which the ``pieces`` are the stream, and run.
+
+        StateError when it cannot be: it is as it was, stopped, and takes another stream, or `reset`.
+        """
+        migration = self._vfio.migration
+        migration.set_state(MigrationState.RESUMING)
+        for each in pieces:
+            migration.write(each)
+        migration.set_state(MigrationState.RUNNING)
+
     # --- its life -------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
@@ -263,7 +315,7 @@ class Guest(NamedRegisters):
     def open(self) -> None:
         """Use the device again after `close`, with the same memory. Busy (EBUSY) when it is open."""
         jobs = Jobs(self._stretches, Lock(), self._vfio, self._stretches, _raise)
-        self._vfio.open(jobs, _Regions())
+        self._vfio.open(jobs, Regions())
         finalize(self, jobs.cancel_all)  # a test may forget its guest: what was not begun is no mistake then
         for address, size in self.memory.blocks.items():
             self._vfio.dma.map(_mapping(address, size))
@@ -351,20 +403,6 @@ class PartOfGuest(NamedRegisters):
 def _bars_of(unit: AnyUnit) -> Iterable[tuple[type[Bar], int]]:
     bars = [each for each in declarations(type(unit)).values() if isinstance(each, Bar)]
     return ((type(each), each._number) for each in bars)  # noqa: SLF001 - our own
-
-
-class _Regions:
-    """The memory of the device that a guest maps, of which nobody has a file."""
-
-    fd = -1
-
-    def __init__(self) -> None:
-        self._regions: dict[int, mmap] = {}
-
-    def view(self, index: int, size: int) -> memoryview:
-        if index not in self._regions:
-            self._regions[index] = mmap(-1, size)  # takes no room where nobody touches it
-        return memoryview(self._regions[index])
 
 
 def _mapping(address: int, size: int) -> Mapping:

@@ -18,6 +18,8 @@ class Ram:
         """What is mapped: sizes by address, in pages."""
         self.changes = 0
         """How often it may have changed."""
+        self.stored: set[int] = set()
+        """The pages that were written here, and not by a device; for who moves it, and clears this."""
         self._pages: dict[int, bytearray] = {}
 
     @property
@@ -67,6 +69,7 @@ class Ram:
             raise ValueError(f"bytes {start:#x} to {stop:#x}: expected {stop - start} bytes, given {len(data)}")
         try:
             self.write(start, bytes(data))
+            self.stored |= set(range(start - start % PAGE, stop, PAGE))
         except DmaFault as error:
             raise IndexError(str(error)) from None
 

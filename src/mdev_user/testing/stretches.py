@@ -6,7 +6,7 @@ from itertools import count
 from typing import NamedTuple
 
 from mdev_user.errors import DmaFault
-from mdev_user.host.jobs import Jobs
+from mdev_user.host.jobs import Done, Jobs
 from mdev_user.host.processes import Task
 from mdev_user.testing.ram import Ram
 from mdev_user.vfio.work import Answer, Offload
@@ -52,10 +52,10 @@ class Stretches:
             (self.now + seconds, next(self._order), _Entry(self._current, True, stretch)),  # noqa: FBT003 - as above
         )
 
-    def send_dma_read(self, iova: int, length: int, done: Callable[[bytes | Exception], None]) -> None:
+    def send_dma_read(self, iova: int, length: int, done: Done, _wanted: Callable[[], bool]) -> None:
         self._answer(lambda: done(_attempt(lambda: self._ram.read(iova, length))))
 
-    def send_dma_write(self, iova: int, data: bytes, done: Callable[[bytes | Exception], None]) -> None:
+    def send_dma_write(self, iova: int, data: bytes, done: Done, _wanted: Callable[[], bool]) -> None:
         outcome = _attempt(lambda: self._ram.write(iova, data))
         self._answer(lambda: done(outcome))
 

@@ -1,5 +1,7 @@
 """What is counted of a device while it is used: plain integers, each written under the device's step lock."""
 
+from mdev_user.vfio.plain import NoTable, PlainTable
+
 SLOW_STEP_NS = 1_000_000
 """A guest's virtual processor waits for a step: one that takes longer than this is counted and named."""
 
@@ -14,17 +16,20 @@ class Counters:
         "interrupts",
         "last_guest_error",
         "opens",
-        "reads",
+        "performed_reads",
+        "performed_writes",
+        "plain",
         "slow_steps",
         "slowest_step",
         "slowest_step_ns",
-        "writes",
     )
 
     def __init__(self) -> None:
         self.opens = 0
-        self.reads = 0
-        self.writes = 0
+        self.performed_reads = 0
+        """Those that the device performed; others were answered from `plain`."""
+        self.performed_writes = 0
+        self.plain: PlainTable = NoTable()
         self.interrupts = 0
         self.dma_read_bytes = 0
         self.dma_write_bytes = 0
@@ -33,6 +38,14 @@ class Counters:
         self.slow_steps = 0
         self.slowest_step = ""
         self.slowest_step_ns = 0
+
+    @property
+    def reads(self) -> int:
+        return self.performed_reads + self.plain.reads
+
+    @property
+    def writes(self) -> int:
+        return self.performed_writes + self.plain.writes
 
     def guest_error(self, error: Exception) -> None:
         self.guest_errors += 1
@@ -45,4 +58,19 @@ class Counters:
             self.slowest_step = name
 
     def values(self) -> dict[str, int | str]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in _SHOWN}
+
+
+_SHOWN = (
+    "dma_read_bytes",
+    "dma_write_bytes",
+    "guest_errors",
+    "interrupts",
+    "last_guest_error",
+    "opens",
+    "reads",
+    "slow_steps",
+    "slowest_step",
+    "slowest_step_ns",
+    "writes",
+)

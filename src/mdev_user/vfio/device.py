@@ -6,30 +6,63 @@ a user (a vfio-user socket, the ioctl interface), and given to the driver's `ope
 
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
+from functools import partial
 from typing import Protocol, TypeVar
 from uuid import UUID
 
-from mdev_user.errors import Busy, DriverError, NoDevice
+from mdev_user.errors import Busy, DriverError, GuestError, NoDevice
 from mdev_user.vfio.counters import Counters
 from mdev_user.vfio.dma import DmaMappings
-from mdev_user.vfio.ops import DeviceOps, JobRunner, RegionMemory
+from mdev_user.vfio.migration import Migration
+from mdev_user.vfio.migration_states import ERROR, PRE_COPY, RESUMING, RUNNING, STOP, STOP_COPY, MigrationState
+from mdev_user.vfio.ops import DeviceOps, JobRunner, RegionMemory, SparseMemory
+from mdev_user.vfio.plain import NoTable, PlainTable
 from mdev_user.vfio.requests import (
     DeviceInfo,
     GetInfo,
     GetIrqInfo,
     GetRegionInfo,
     IrqInfo,
+    Region,
     RegionInfo,
     Reply,
     Request,
     Reset,
+    SetIrqs,
 )
+from mdev_user.vfio.work import Near
+
+_STOPPED = frozenset({STOP, STOP_COPY, RESUMING, ERROR})
+"""States in which the user accesses nothing but the config space."""
+_BY_ITSELF = frozenset({RUNNING, PRE_COPY})
+"""States in which the device does something that nobody asked for just now."""
 
 _T = TypeVar("_T", DeviceInfo, RegionInfo, IrqInfo)
 
 
 def _closed(*_arguments: object) -> bytes:
     raise NoDevice("the device is not open")
+
+
+_R = TypeVar("_R")
+
+
+def _config_only(access: Callable[..., _R], state: str, region: int, *arguments: object) -> _R:
+    if region != Region.CONFIG:
+        raise GuestError(f"the device is in the migration state {state}: only its config space can be accessed")
+    return access(region, *arguments)
+
+
+def _begin_at_access(begin: Callable[[], None], access: Callable[..., _R], region: int, *arguments: object) -> _R:
+    if region != Region.CONFIG:
+        begin()
+    return access(region, *arguments)
+
+
+def _begin_at_arming(begin: Callable[[], None], ioctl: Callable[[Request], _R], request: Request) -> _R:
+    if isinstance(request, SetIrqs) and any(request.eventfds or ()):
+        begin()
+    return ioctl(request)
 
 
 class Watcher(Protocol):
@@ -62,16 +95,20 @@ class VfioDevice:
     """
 
     __slots__ = (
+        "_begin",
         "_jobs",
         "_memory",
+        "_migration",
         "_watcher",
         "counters",
         "dma",
         "ioctl",
         "mmap",
         "name",
+        "near",
         "opened",
         "ops",
+        "plain",
         "read",
         "uuid",
         "write",
@@ -81,6 +118,8 @@ class VfioDevice:
     write: Callable[[int, int, bytes], object]
     ioctl: Callable[[Request], Reply | bytes]
     mmap: Callable[[int, int, int], object]
+    _begin: Callable[[], None] | None
+    """To be called before the device's user first makes it do something."""
 
     def __init__(self, uuid: UUID, name: str, ops: DeviceOps) -> None:
         """``name`` is "parent/type", for people."""
@@ -91,7 +130,10 @@ class VfioDevice:
         self.opened = False
         self._jobs: JobRunner | None = None
         self._memory: RegionMemory | None = None
+        self._migration: Migration | None = None
         self._watcher: Watcher | None = None
+        self.plain: PlainTable = NoTable()
+        self.near = Near()
         self._forget()
 
     def open(self, jobs: JobRunner, memory: RegionMemory) -> None:
@@ -107,15 +149,28 @@ class VfioDevice:
         self.mmap = self.ops.mmap
         self.counters.opens += 1
         self.opened = True
+        self._migration = Migration(self, self._entered)
         self._bind()
         if self._watcher is not None:
             self._watcher.opened()
+
+    def serve_plain(self, table: PlainTable) -> None:
+        """Have the device's users served from ``table`` too, whenever nothing stands between them and the device."""
+        self.plain = self.counters.plain = table
 
     def watch(self, watcher: Watcher | None) -> None:
         """Have every access go through ``watcher`` from now on, whoever opens the device; None: through nobody."""
         self._watcher = watcher
         if self.opened:
             self._bind()
+
+    def wait_for_use(self) -> None:
+        """Let the jobs, which are paused, go on when the user first accesses a BAR or arms an eventfd.
+
+        The device was loaded before it had this user, who maps its memory first: a job that finds none would fail.
+        """
+        self._begin = self._begin_use
+        self._bind()
 
     def replace(self, ops: DeviceOps) -> None:
         """Let other operations perform what is asked for from now on; those of the open device know its user."""
@@ -135,6 +190,7 @@ class VfioDevice:
             steps.callback(self.ops.close_device)
             steps.callback(self.dma.unmap_all)
             steps.callback(self._end_jobs)
+            steps.callback(self.migration.close)
             self.opened = False
             if self._watcher is not None:
                 self._watcher.closed()
@@ -149,6 +205,11 @@ class VfioDevice:
         self._runner().spawn(work, name)
         if self._watcher is not None:
             self._watcher.spawned(name)
+
+    @property
+    def acts(self) -> bool:
+        """Whether it may do something by itself: it is open, and its user has not stopped it."""
+        return self._migration is not None and self._migration.state in _BY_ITSELF
 
     @property
     def now(self) -> float:
@@ -171,12 +232,23 @@ class VfioDevice:
             raise NoDevice("the device is not open")
         return self._memory.view(index, size)
 
+    def extents(self, index: int, size: int) -> list[tuple[int, int]]:
+        """Where the bytes of `memory` can be other than zero, as pairs of offsets (first, behind the last)."""
+        return self._memory.extents(index, size) if isinstance(self._memory, SparseMemory) else [(0, size)]
+
     @property
     def memory_fd(self) -> int:
         """The file to map regions from. Owned by whoever opened the device."""
         if self._memory is None:
             raise NoDevice("the device is not open")
         return self._memory.fd
+
+    @property
+    def migration(self) -> Migration:
+        """The migration state that the device's user gave it; ENODEV while nobody has opened it."""
+        if self._migration is None:
+            raise NoDevice("the device is not open")
+        return self._migration
 
     def info(self) -> DeviceInfo:
         return self._expect(GetInfo(), DeviceInfo)
@@ -188,9 +260,11 @@ class VfioDevice:
         return self._expect(GetIrqInfo(index), IrqInfo)
 
     def reset(self) -> None:
-        """VFIO_DEVICE_RESET; jobs end at their await before the driver resets."""
+        """VFIO_DEVICE_RESET; jobs end at their await before the driver resets. The device runs, whatever it did."""
         self.cancel_jobs()
+        self.migration.close()  # first: it may have put something into the memory that the driver resets
         self.ioctl(Reset())
+        self.migration.reset()
 
     def _expect(self, request: Request, kind: type[_T]) -> _T:
         reply = self.ioctl(request)
@@ -200,9 +274,36 @@ class VfioDevice:
             )
         return reply
 
-    def _bind(self) -> None:
+    def _bind(self, state: MigrationState | None = None) -> None:
+        """As the migration state has it, or as the one has it that is being entered."""
+        state = self.migration.state if state is None else state
         performs = self._watcher or self.ops
         self.read, self.write, self.ioctl = performs.read, performs.write, performs.ioctl
+        if state in _STOPPED:
+            self.read = partial(_config_only, performs.read, state.name)
+            self.write = partial(_config_only, performs.write, state.name)
+        elif self._begin is not None and state in _BY_ITSELF:
+            self.read = partial(_begin_at_access, self._begin, performs.read)
+            self.write = partial(_begin_at_access, self._begin, performs.write)
+            self.ioctl = partial(_begin_at_arming, self._begin, performs.ioctl)
+        if performs is self.ops and state not in _STOPPED and self._begin is None:
+            self.plain.fill(self.ops.plain_reads(), self.ops.plain_writes())
+        else:
+            self.plain.clear()
+
+    def _begin_use(self) -> None:
+        self._begin = None
+        self._bind()
+        self._runner().resume()
+
+    def _entered(self, state: MigrationState) -> None:
+        """A running device pays nothing for it: what must not be is bound to what refuses it."""
+        if state in _BY_ITSELF:
+            self._begin = None
+            self._runner().resume()
+        else:
+            self._runner().pause()
+        self._bind(state)
 
     def _runner(self) -> JobRunner:
         if self._jobs is None:
@@ -220,4 +321,7 @@ class VfioDevice:
         self.dma = DmaMappings()
         self._jobs = None
         self._memory = None
+        self._migration = None
+        self._begin = None
         self.read = self.write = self.ioctl = self.mmap = _closed
+        self.plain.clear()

@@ -9,13 +9,16 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mdev_user.errors import DmaFault, GuestError, MappingExists, TooManyMappings
 from mdev_user.units import PAGE
+from mdev_user.vfio.dirty import DirtyLog
 
 LARGEST_MAPPING = 8 << 40
 """Bytes. A larger mapping cannot be a machine's memory; libvfio-user refuses at the same size."""
+LARGEST_ACCESS = 256 << 20
+"""Bytes of one read or write of a device; how many it wants is often a register of the guest's."""
 ADDRESS_SPACE = 1 << 64
 
 
@@ -46,8 +49,7 @@ class Mapping:
     backing: Backing | None
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """The part of an access that lies in one mapping; ``start`` counts from the access' first byte."""
 
     mapping: Mapping
@@ -56,8 +58,7 @@ class Segment:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class DmaRead:
+class DmaRead(NamedTuple):
     """Awaited by a job: ``length`` bytes at ``iova``. DmaFault when not all of it is mapped readable."""
 
     iova: int
@@ -67,8 +68,7 @@ class DmaRead:
         return (yield self)
 
 
-@dataclass(frozen=True, slots=True)
-class DmaWrite:
+class DmaWrite(NamedTuple):
     """Awaited by a job: store ``data`` at ``iova``. DmaFault when not all of it is mapped writable."""
 
     iova: int
@@ -81,10 +81,12 @@ class DmaWrite:
 class DmaMappings:
     """The mappings of one open device, by address; used under its step lock."""
 
-    __slots__ = ("_mappings", "_starts", "limit")
+    __slots__ = ("_mappings", "_starts", "limit", "log")
 
     def __init__(self, limit: int = 65535) -> None:
         self.limit = limit
+        self.log = DirtyLog()
+        """What the device has written, once its user asks for it; unmapping does not end or clear it."""
         self._starts: list[int] = []
         self._mappings: list[Mapping] = []
 
@@ -118,25 +120,43 @@ class DmaMappings:
         self._starts.insert(at, mapping.iova)
         self._mappings.insert(at, mapping)
 
-    def unmap(self, iova: int, size: int) -> None:
-        """VFIO's UNMAP_DMA of every mapping in the range, be it none.
+    def unmap(self, iova: int, size: int) -> int:
+        """VFIO's UNMAP_DMA of every mapping in the range, be it none. Returns how many bytes are unmapped.
 
         EINVAL, and nothing is unmapped, when a mapping lies only partly in the range, or the range is none of pages.
         So does the kernel's type1 IOMMU (version 2, drivers/vfio/vfio_iommu_type1.c). A client need not know what it
         mapped: for a guest with an IOMMU, QEMU unmaps all of the address space in large pieces when the guest resets.
         """
+        first, last = self._whole(iova, size)
+        gone = self._mappings[first:last]
+        del self._starts[first:last], self._mappings[first:last]
+        _close(gone)
+        return sum(each.size for each in gone)
+
+    def unmap_dirty(self, iova: int, size: int, page_size: int) -> bytes:
+        """`unmap`, with VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP: what the log has of the range, as `DirtyLog.report`.
+
+        Its errors are those of both, and then nothing is unmapped: EINVAL when nothing is logged.
+        """
+        self._whole(iova, size)
+        dirty = self.log.report(iova, size, page_size)
+        self.unmap(iova, size)
+        return dirty
+
+    def unmap_all(self) -> int:
+        """VFIO_DMA_UNMAP_FLAG_ALL: every mapping. Returns how many bytes are unmapped."""
+        mappings, self._mappings, self._starts = self._mappings, [], []
+        _close(mappings)
+        return sum(each.size for each in mappings)
+
+    def _whole(self, iova: int, size: int) -> tuple[int, int]:
+        """Which mappings lie in the range. EINVAL when one lies only partly in it."""
         _check_pages("unmapping", iova, size)
         end = iova + size
         first, last = bisect_left(self._starts, iova), bisect_left(self._starts, end)
         self._check_edge(first, iova, iova, size)
         self._check_edge(last, end, iova, size)
-        gone = self._mappings[first:last]
-        del self._starts[first:last], self._mappings[first:last]
-        _close(gone)
-
-    def unmap_all(self) -> None:
-        mappings, self._mappings, self._starts = self._mappings, [], []
-        _close(mappings)
+        return first, last
 
     def _check_edge(self, at: int, edge: int, iova: int, size: int) -> None:
         """``at`` is how many mappings start below ``edge``, one end of a range that is unmapped."""
@@ -146,8 +166,32 @@ class DmaMappings:
                 f"{cut.iova:#x}; unmap that whole"
             )
 
+    def maps(self, mapping: Mapping) -> bool:
+        """Whether this one, and not a later one at its address, is still mapped."""
+        at = bisect_left(self._starts, mapping.iova)
+        return at < len(self._mappings) and self._mappings[at] is mapping
+
+    def place(self, iova: int, length: int, needed: int) -> tuple[Backing, int] | None:
+        """Where an access is that lies in one mapping with a backing: that, and the offset in it. None: see `segments`.
+
+        ``needed`` is a `DmaFlags` as a number: the operators of flags take as long as all of the rest.
+        """
+        at = bisect_right(self._starts, iova) - 1
+        if at < 0 or not 0 < length <= LARGEST_ACCESS:
+            return None
+        mapping = self._mappings[at]
+        offset = iova - mapping.iova
+        if mapping.backing is None or offset + length > mapping.size or needed & ~int(mapping.flags):
+            return None
+        return mapping.backing, offset
+
     def segments(self, iova: int, length: int, needed: DmaFlags) -> list[Segment]:
-        """The mappings that an access touches, in order. EFAULT unless every byte is mapped with ``needed``."""
+        """The mappings that an access touches, in order. EFAULT unless every byte is mapped with ``needed``.
+
+        EFAULT also for more than `LARGEST_ACCESS` bytes.
+        """
+        if length > LARGEST_ACCESS:
+            raise DmaFault(f"a DMA access of {length:#x} bytes: expected at most {LARGEST_ACCESS:#x}; do it in parts")
         found: list[Segment] = []
         start = 0
         at = bisect_right(self._starts, iova) - 1

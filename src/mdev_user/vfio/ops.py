@@ -5,10 +5,13 @@ The counterpart of Linux's ``struct vfio_device_ops``. Every operation has a def
 """
 
 from collections.abc import Coroutine, Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from mdev_user.errors import NotSupported
 from mdev_user.vfio.inspection import Decoder, NamedValue
+from mdev_user.vfio.migration import Incoming, Outgoing
+from mdev_user.vfio.migration_states import MigrationFlags
+from mdev_user.vfio.plain import PlainRead, PlainWrite
 from mdev_user.vfio.requests import Reply, Request
 
 if TYPE_CHECKING:
@@ -35,6 +38,14 @@ class DeviceOps:
         """Write ``data`` (1 byte to 1 MiB) at ``offset`` of a region, any alignment."""
         raise NotSupported(f"the driver has no write: region {region}, offset {offset:#x}, {len(data)} bytes")
 
+    def plain_reads(self) -> Iterable[PlainRead]:
+        """The reads that a server may answer without `read`: what they would give is a value and nothing else."""
+        return ()
+
+    def plain_writes(self) -> Iterable[PlainWrite]:
+        """As `plain_reads`."""
+        return ()
+
     def ioctl(self, request: Request) -> Reply:
         """Answer one typed request; `UnknownRequest` (ENOTTY) for one that the device does not know."""
         raise NotSupported(f"the driver has no ioctl: {type(request).__name__}")
@@ -54,6 +65,18 @@ class DeviceOps:
         """What gives the accesses in a trace their names; without it a trace has offsets only."""
         return None
 
+    def migration_flags(self) -> MigrationFlags:
+        """What the device can do of migration; by default nothing."""
+        return MigrationFlags(0)
+
+    def save_state(self, *, precopy: bool) -> Outgoing:
+        """The state of the open device as a stream: from now on while it runs, or at once, since it is stopped."""
+        raise NotSupported(f"the driver cannot save a device (precopy={precopy})")
+
+    def load_state(self) -> Incoming:
+        """What takes a stream that another device's `save_state` gave; this one is open and stopped."""
+        raise NotSupported("the driver cannot load a device")
+
 
 class JobRunner(Protocol):
     """Runs a driver's coroutines as steps of its mdev."""
@@ -70,6 +93,11 @@ class JobRunner(Protocol):
     def cancel_all(self) -> None:
         """End every coroutine at its await. One that is running, and so calls this, is closed at its next one."""
 
+    def pause(self) -> None:
+        """Let no coroutine go on from its await, and the clock of sleeps stand still, until `resume`."""
+
+    def resume(self) -> None: ...
+
 
 class RegionMemory(Protocol):
     """The file that holds the mappable regions of an open device, each at ``index << REGION_SHIFT``."""
@@ -78,3 +106,11 @@ class RegionMemory(Protocol):
     def fd(self) -> int: ...
 
     def view(self, index: int, size: int) -> memoryview: ...
+
+
+@runtime_checkable
+class SparseMemory(RegionMemory, Protocol):
+    """One that knows what nobody ever touched: who reads that to see that it is zero gives it room."""
+
+    def extents(self, index: int, size: int) -> list[tuple[int, int]]:
+        """Where a region can be other than zero, as pairs of offsets (first, behind the last), in order."""

@@ -35,6 +35,9 @@ from mdev_user.vfio.requests import (
 
 _READ_WRITE = RegionFlags.READ | RegionFlags.WRITE
 
+_IRQS = tuple(Irq(kind) for kind in InterruptKind)
+"""By kind: the call of an enumeration takes longer than sending does."""
+
 
 @dataclass(frozen=True, slots=True)
 class BarRegion:
@@ -155,4 +158,4 @@ class PciFunction:
         self.irqs.set_level(level)
 
     def _send_message(self, kind: InterruptKind, vector: int) -> bool:
-        return self.irqs.trigger(Irq(kind), vector)
+        return self.irqs.trigger(_IRQS[kind], vector)

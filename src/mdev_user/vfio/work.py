@@ -1,4 +1,4 @@
-"""What a job may wait for besides DMA: time, and what another process computes."""
+"""What a job may wait for besides DMA (time, and what another process computes), and where its first stretch runs."""
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
@@ -34,3 +34,21 @@ class Answer:
     """With what a job goes on that awaited something other than bytes."""
 
     value: object
+
+
+class Near:
+    """What a write sets off at once: stretches of jobs that the thread which performed it runs after it has answered.
+
+    They need the step lock, which that thread has; to hand them to another takes longer than most of them run.
+    """
+
+    __slots__ = ("open", "stretches")
+
+    def __init__(self) -> None:
+        self.open = False
+        """Whether whoever performs this step runs them."""
+        self.stretches: list[Callable[[], None]] = []
+
+    def take(self) -> list[Callable[[], None]]:
+        stretches, self.stretches = self.stretches, []
+        return stretches

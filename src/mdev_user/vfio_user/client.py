@@ -6,14 +6,15 @@ DMA_WRITE); `serve` does that without a request of its own.
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from mdev_user.errors import DmaFault, MdevUserError, PeerError, errno_of
+from mdev_user.errors import DmaFault, GuestError, MdevUserError, PeerError, UnknownRequest, errno_of
 from mdev_user.vfio.dma import DmaFlags
+from mdev_user.vfio.migration_states import MigrationFlags, MigrationState
 from mdev_user.vfio.requests import (
     Area,
     DeviceFlags,
@@ -28,14 +29,17 @@ from mdev_user.vfio.requests import (
 from mdev_user.vfio_user import messages as m
 from mdev_user.vfio_user.commands import NUMBERS, Reply, Request, Role
 from mdev_user.vfio_user.connection import Answered, Asked, Connection, Event, Fds, Refused, RemoteError
-from mdev_user.vfio_user.framing import error_message, reply_message
+from mdev_user.vfio_user.framing import LARGEST_DATA, error_message, reply_message
 from mdev_user.vfio_user.transport import ANCILLARY_SIZE, RECEIVE_FLAGS, close_fds, received_fds, send_all
+from mdev_user.vfio_user.version import Capabilities
 
 _BUFFER_SIZE = 64 << 10
 _MOST_REGION_INFO = 64 << 10
 """Bytes of a region's information that we ask for, whatever a server says it needs."""
 
 _R = TypeVar("_R", bound=Reply)
+_A = TypeVar("_A")
+_D = TypeVar("_D")
 
 
 class ServedMemory(Protocol):
@@ -132,9 +136,17 @@ class Client:
         """Take every eventfd of the index away."""
         self._ask(m.DeviceSetIrqs(index, 0, 0, IrqAction.TRIGGER), m.Done)
 
-    def unmask(self, index: Irq = Irq.INTX) -> None:
+    def mask(self, index: Irq = Irq.INTX, start: int = 0, count: int = 1) -> None:
+        """Let these vectors not fire until they are unmasked."""
+        self._ask(m.DeviceSetIrqs(index, start, count, IrqAction.MASK), m.Done)
+
+    def unmask(self, index: Irq = Irq.INTX, start: int = 0, count: int = 1) -> None:
         """Tell the device that the level interrupt has been dealt with."""
-        self._ask(m.DeviceSetIrqs(index, 0, 1, IrqAction.UNMASK), m.Done)
+        self._ask(m.DeviceSetIrqs(index, start, count, IrqAction.UNMASK), m.Done)
+
+    def trigger(self, index: Irq, start: int = 0, count: int = 1) -> None:
+        """Fire these vectors, as the device would: a test of the way that an interrupt takes."""
+        self._ask(m.DeviceSetIrqs(index, start, count, IrqAction.TRIGGER), m.Done)
 
     def set_irqs(self, request: m.DeviceSetIrqs, eventfds: Sequence[int] = ()) -> None:
         """Any SET_IRQS; the eventfds stay the caller's."""
@@ -143,8 +155,30 @@ class Client:
     def region_read(self, region: int, offset: int, count: int) -> bytes:
         return self._ask(m.RegionRead(offset, region, count), m.RegionReadReply).data
 
-    def region_write(self, region: int, offset: int, data: bytes) -> None:
-        self._ask(m.RegionWrite(offset, region, data), m.RegionWriteReply)
+    def region_write(self, region: int, offset: int, data: bytes, *, posted: bool = False) -> None:
+        """A ``posted`` write is not waited for, and nobody tells whether it was done; others come after it."""
+        request = m.RegionWrite(offset, region, data)
+        if posted:
+            self._post(request)
+        else:
+            self._ask(request, m.RegionWriteReply)
+
+    def write_multi(self, writes: Sequence[m.RegionWrite], *, posted: bool = False) -> int:
+        """Several writes of 1 to 8 bytes in one message; returns how many were done (0 when posted).
+
+        ENOTTY when the server has not agreed to such messages.
+        """
+        if not self._server.write_multiple:
+            raise UnknownRequest("the server does not take REGION_WRITE_MULTI")
+        request = m.RegionWriteMulti(tuple(writes))
+        if posted:
+            self._post(request)
+            return 0
+        return self._ask(request, m.RegionWriteMultiReply).completed
+
+    def region_io_fds(self, index: int) -> int:
+        """For how many parts of a region the server offers file descriptors; they are not kept."""
+        return self._ask(m.DeviceGetRegionIoFds(index), m.RegionIoFdsReply).count
 
     def dma_map(
         self, iova: int, size: int, fd: int = -1, offset: int = 0, flags: DmaFlags = DmaFlags.READ | DmaFlags.WRITE
@@ -154,10 +188,71 @@ class Client:
 
     def dma_unmap(self, iova: int, size: int) -> None:
         """Unmap exactly one mapping; when this returns the device has let go of it."""
-        self._ask(m.DmaUnmap(iova, size), m.DmaUnmap)
+        self._ask(m.DmaUnmap(iova, size), m.DmaUnmapReply)
+
+    def dma_unmap_dirty(self, iova: int, size: int, page_size: int) -> bytes:
+        """`dma_unmap`, and of what it unmaps which pages the device wrote: a bit for each ``page_size`` bytes."""
+        bitmap_size = m.DmaReport(iova, size, page_size).bitmap_size
+        request = m.DmaUnmap(iova, size, m.UnmapFlags.DIRTY_BITMAP, page_size, bitmap_size)
+        return self._ask(request, m.DmaUnmapReply).bitmap
+
+    def dma_unmap_all(self) -> None:
+        """Unmap everything."""
+        self._ask(m.DmaUnmap(0, 0, m.UnmapFlags.ALL), m.DmaUnmapReply)
 
     def reset(self) -> None:
         self._ask(m.DeviceReset(), m.Done)
+
+    def probe_feature(self, feature: m.Feature, ops: m.FeatureOps) -> None:
+        """Whether this can be done with a feature. ENOTTY when the device does not have it, EINVAL when only others."""
+        self._feature(m.DeviceFeature(feature, ops | m.FeatureOps.PROBE, m.DeviceFeature.HEAD))
+
+    def feature_flags(self) -> MigrationFlags:
+        """How the device can be migrated. ENOTTY when it cannot."""
+        data = self._feature(m.DeviceFeature.get(m.Feature.MIGRATION, room=m.U64.SIZE))
+        return MigrationFlags(_told(m.U64.decode, data).value)
+
+    def migration_state(self) -> MigrationState:
+        data = self._feature(m.DeviceFeature.get(m.Feature.MIG_DEVICE_STATE, room=m.DeviceState.SIZE))
+        return _told(MigrationState, _told(m.DeviceState.decode, data).state)
+
+    def set_migration_state(self, state: MigrationState) -> None:
+        """When this returns the device is there; when it raises, `migration_state` tells where it is."""
+        self._feature(m.DeviceFeature.set(m.Feature.MIG_DEVICE_STATE, m.DeviceState(state).encode()))
+
+    def migration_data_size(self) -> int:
+        """How many bytes are to be read until the device is stopped and elsewhere, about."""
+        data = self._feature(m.DeviceFeature.get(m.Feature.MIG_DATA_SIZE, room=m.U64.SIZE))
+        return _told(m.U64.decode, data).value
+
+    def read_migration_data(self, most: int) -> bytes:
+        """1 byte to 1 MiB of the device's state. Less than ``most``: no more (STOP_COPY), or not now (PRE_COPY)."""
+        return self._ask(m.MigDataRead(most), m.MigDataReadReply).data
+
+    def write_migration_data(self, data: bytes) -> None:
+        """In as many messages as the server needs for it."""
+        most = min(
+            LARGEST_DATA, LARGEST_DATA if self.connection.peer is None else self.connection.peer.max_data_xfer_size
+        )
+        for start in range(0, len(data), most):
+            self._ask(m.MigDataWrite(data[start : start + most]), m.Done)
+
+    def start_dma_logging(self, page_size: int, ranges: Sequence[tuple[int, int]] = ()) -> int:
+        """Log what the device writes in these ranges (address, length), or everywhere. Returns its page size."""
+        request = m.DeviceFeature.set(m.Feature.DMA_LOGGING_START, m.DmaLogging(page_size, tuple(ranges)).encode())
+        return _told(m.DmaLogging.decode, self._feature(request)).page_size
+
+    def stop_dma_logging(self) -> None:
+        self._feature(m.DeviceFeature.set(m.Feature.DMA_LOGGING_STOP))
+
+    def report_dma_logging(self, iova: int, length: int, page_size: int) -> bytes:
+        """Which pages of a range the device wrote since they were last reported: a bit for each ``page_size`` bytes."""
+        report = m.DmaReport(iova, length, page_size)
+        room = m.DmaReport.SIZE + report.bitmap_size
+        data = self._feature(m.DeviceFeature.get(m.Feature.DMA_LOGGING_REPORT, report.encode(), room=room))
+        if len(data) != room:
+            raise PeerError(f"a dirty bitmap with {len(data)} bytes of data: expected {room}")
+        return data[m.DmaReport.SIZE :]
 
     def serve(self) -> None:
         """Wait for one message of the server's and answer it. ConnectionResetError when the server is gone."""
@@ -177,6 +272,17 @@ class Client:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def _server(self) -> Capabilities:
+        return self.connection.peer or Capabilities()
+
+    def _feature(self, request: m.DeviceFeature) -> bytes:
+        """The data of the reply."""
+        return self._ask(request, m.DeviceFeature).data
+
+    def _post(self, request: Request) -> None:
+        send_all(self.socket, self.connection.post(request))
 
     def _ask(self, request: Request, kind: type[_R]) -> _R:
         reply, fds = self._ask_with(request, kind)
@@ -233,3 +339,11 @@ class Client:
                 return m.DmaWriteReply(address, len(data))
             case _:
                 raise PeerError(f"{request} is not a server's to ask")
+
+
+def _told(decode: Callable[[_A], _D], value: _A) -> _D:
+    """What a server says, where it can say something that is none."""
+    try:
+        return decode(value)
+    except (GuestError, ValueError) as error:
+        raise PeerError(f"the server's reply to DEVICE_FEATURE: {error}") from error

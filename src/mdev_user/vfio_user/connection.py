@@ -24,6 +24,7 @@ from mdev_user.vfio_user.framing import (
     KNOWN_FLAGS,
     LARGEST_MESSAGE,
     MOST_FDS,
+    NO_REPLY,
     REPLY,
     Command,
     Header,
@@ -31,7 +32,7 @@ from mdev_user.vfio_user.framing import (
     error_message,
     reply_message,
 )
-from mdev_user.vfio_user.messages import DeviceSetIrqs, IrqData
+from mdev_user.vfio_user.messages import DeviceSetIrqs, IrqData, MigDataRead
 from mdev_user.vfio_user.version import LARGEST_VERSION, OURS, Capabilities, Version
 
 _IDS = 1 << 16
@@ -160,6 +161,10 @@ class Connection:
         self._pending[identity] = request
         return identity, command_message(identity, NUMBERS[type(request)], request.encode())
 
+    def post(self, request: Request) -> bytes:
+        """The message of a request that is not answered, whatever becomes of it. Its id is nobody's."""
+        return command_message(self._next_id, NUMBERS[type(request)], request.encode(), NO_REPLY)
+
     def hello(self) -> bytes:
         """The VERSION message with which a client begins."""
         return self.ask(Version(self.offer))[1]
@@ -221,6 +226,8 @@ class Connection:
         request = kind.decode(payload)
         if isinstance(request, DeviceSetIrqs):
             _check_eventfds(request, fds)
+        if isinstance(request, MigDataRead) and self.peer is not None:
+            _check_transfer(request, self.peer)
         return request
 
     def _refused(self, header: Header, error: GuestError, fds: Fds) -> Refused:
@@ -281,3 +288,8 @@ def _check_eventfds(request: DeviceSetIrqs, fds: Fds) -> None:
         raise GuestError(f"SET_IRQS with {request.data.name} data takes no file descriptors, {len(fds)} came")
     if len(fds) not in {0, request.count}:
         raise GuestError(f"SET_IRQS of {request.count} vectors with {len(fds)} eventfds")
+
+
+def _check_transfer(request: MigDataRead, peer: Capabilities) -> None:
+    if request.size > peer.max_data_xfer_size:
+        raise GuestError(f"MIG_DATA_READ of {request.size} bytes: its sender said it takes {peer.max_data_xfer_size}")

@@ -1,22 +1,24 @@
 """What a client's requests do to a device: messages on one side, the operations of `VfioDevice` on the other.
 
-Everything but region accesses (`accesses`); each request is one step.
+Everything but region accesses (`accesses`) and what takes several steps (`long_requests`); each request is one step.
 """
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from mdev_user.errors import GuestError, MdevUserError
 from mdev_user.units import MiB
 from mdev_user.vfio.device import VfioDevice
-from mdev_user.vfio.dma import DmaFlags, Mapping
+from mdev_user.vfio.dma import DmaFlags, DmaMappings, Mapping
 from mdev_user.vfio.requests import REGION_SHIFT, Area, RegionFlags, RegionInfo, SetIrqs
 from mdev_user.vfio_user import messages as m
 from mdev_user.vfio_user.commands import Request
 from mdev_user.vfio_user.connection import Fds
+from mdev_user.vfio_user.device_features import DeviceFeatures
 from mdev_user.vfio_user.eventfd import Eventfds, GuestEventfd
-from mdev_user.vfio_user.guest_memory import GuestMemory
+from mdev_user.vfio_user.guest_memory import GuestMemory, MayKeepWaiting
 
 UNSHARED = 16 * MiB
 """A BIOS or an option ROM comes without a file, too; a guest's RAM is larger than this."""
@@ -39,15 +41,19 @@ class DeviceRequests:
         self._device = device
         self._memory = memory
         self._eventfds = eventfds
+        self._features = DeviceFeatures(lambda: device.migration, lambda: device.dma.log)
         # Any: the key says which request a method takes, and a dictionary's type cannot say that.
         self._methods: dict[type[Request], Callable[[Any, Fds], Performed]] = {
             m.DmaMap: self._dma_map,
             m.DmaUnmap: self._dma_unmap,
             m.DeviceGetInfo: self._get_info,
             m.DeviceGetRegionInfo: self._get_region_info,
+            m.DeviceGetRegionIoFds: self._get_region_io_fds,
             m.DeviceGetIrqInfo: self._get_irq_info,
             m.DeviceSetIrqs: self._set_irqs,
             m.DeviceReset: self._reset,
+            m.DeviceFeature: self._feature,
+            m.MigDataWrite: self._mig_data_write,
         }
 
     def perform(self, request: Request, fds: Fds) -> Performed:
@@ -58,7 +64,8 @@ class DeviceRequests:
         flags = DmaFlags(request.flags)
         backing = None
         for fd in fds.take():
-            backing = self._memory.backing(fd, request.offset, request.size, flags)
+            with suppress(MayKeepWaiting):
+                backing = self._memory.backing(fd, request.offset, request.size, flags)
         try:
             self._device.dma.map(Mapping(request.iova, request.size, flags, backing))
         except BaseException:
@@ -77,23 +84,30 @@ class DeviceRequests:
         self.largest_unshared = max(self.largest_unshared, size)
 
     def _dma_unmap(self, request: m.DmaUnmap, _fds: Fds) -> Performed:
-        self._device.dma.unmap(request.iova, request.size)
-        return request.encode(), ()
+        bitmap = _UNMAP[m.UnmapFlags(request.flags)](self._device.dma, request)
+        return m.DmaUnmapReply(request.iova, request.size, request.flags, request.page_size, bitmap).encode(), ()
 
     def _get_info(self, _request: m.DeviceGetInfo, _fds: Fds) -> Performed:
         info = self._device.info()
         return m.DeviceInfoReply(info.flags, info.num_regions, info.num_irqs).encode(), ()
 
     def _get_region_info(self, request: m.DeviceGetRegionInfo, _fds: Fds) -> Performed:
-        if request.index >= _MOST_REGIONS:
-            raise GuestError(f"region {request.index}: no device has so many")
-        info = self._device.region_info(request.index)
+        info = self._region_info(request.index)
         areas = self._mappable(info)
         flags = info.flags & _REGION_FLAGS if areas else info.flags & _REGION_FLAGS & ~RegionFlags.MMAP
         sparse = () if areas == (Area(0, info.size),) else areas
         reply = m.RegionInfoReply(request.index, flags, info.size, info.offset, sparse, type=info.type)
         fds = (self._device.memory_fd,) if areas and reply.fits(request.argsz) else ()
         return reply.encode_within(request.argsz), fds
+
+    def _region_info(self, index: int) -> RegionInfo:
+        if index >= _MOST_REGIONS:
+            raise GuestError(f"region {index}: no device has so many")
+        return self._device.region_info(index)
+
+    def _get_region_io_fds(self, request: m.DeviceGetRegionIoFds, _fds: Fds) -> Performed:
+        self._region_info(request.index)
+        return m.RegionIoFdsReply(request.index).encode(), ()
 
     def _mappable(self, info: RegionInfo) -> tuple[Area, ...]:
         """The areas of a region that the driver lets be mapped; one that it refuses is trapped instead."""
@@ -136,3 +150,37 @@ class DeviceRequests:
     def _reset(self, _request: m.DeviceReset, _fds: Fds) -> Performed:
         self._device.reset()
         return _NOTHING
+
+    def _feature(self, request: m.DeviceFeature, _fds: Fds) -> Performed:
+        return self._features.perform(request).encode(), ()
+
+    def _mig_data_write(self, request: m.MigDataWrite, _fds: Fds) -> Performed:
+        self._device.migration.write(request.data)
+        return _NOTHING
+
+
+def _unmap_range(dma: DmaMappings, request: m.DmaUnmap) -> bytes:
+    dma.unmap(request.iova, request.size)
+    return b""
+
+
+def _unmap_dirty(dma: DmaMappings, request: m.DmaUnmap) -> bytes:
+    report = m.DmaReport(request.iova, request.size, request.page_size)
+    dma.log.check_report(report.iova, report.length, report.page_size)
+    if request.bitmap_size < report.bitmap_size:
+        raise GuestError(
+            f"a bitmap of {request.bitmap_size} bytes: expected {report.bitmap_size} for {request.size:#x}"
+        )
+    return dma.unmap_dirty(request.iova, request.size, request.page_size).ljust(request.bitmap_size, b"\0")
+
+
+def _unmap_all(dma: DmaMappings, _request: m.DmaUnmap) -> bytes:
+    dma.unmap_all()
+    return b""
+
+
+_UNMAP: dict[m.UnmapFlags, Callable[[DmaMappings, m.DmaUnmap], bytes]] = {
+    m.UnmapFlags(0): _unmap_range,
+    m.UnmapFlags.DIRTY_BITMAP: _unmap_dirty,
+    m.UnmapFlags.ALL: _unmap_all,
+}

@@ -1,13 +1,14 @@
 """An eventfd of the guest's: how an interrupt reaches it, and how it tells that it has dealt with one."""
 
 import os
-import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, final
 
 from mdev_user.errors import GuestError
+from mdev_user.vfio_user.shares import Share
+from mdev_user.vfio_user.signalling import signal_of
 from mdev_user.vfio_user.transport import close_fds
 
 _LINK = "anon_inode:[eventfd]"
@@ -32,16 +33,24 @@ class Eventfds:
     ``failed`` is told what a driver raised in a step that a watched eventfd started.
     """
 
-    def __init__(self, watcher: Watcher, failed: Callable[[Exception, str], None]) -> None:
+    def __init__(self, watcher: Watcher, failed: Callable[[Exception, str], None], share: Share | None = None) -> None:
         self.watcher = watcher
+        self.share = share or Share()
         self.failed = failed
         self.held: set[GuestEventfd] = set()
 
     def adopt(self, numbers: Sequence[int]) -> tuple["GuestEventfd", ...]:
-        """Own these fds as eventfds. EINVAL when one of them is something else; then all of them are closed."""
-        if not all(_is_eventfd(number) for number in numbers):
+        """Own these fds as eventfds. Refused, all of them are closed.
+
+        EINVAL when one of them is something else, ENOSPC when the host can keep no more open.
+        """
+        try:
+            if not all(_is_eventfd(number) for number in numbers):
+                raise GuestError("SET_IRQS: expected eventfds, one of the file descriptors is something else")
+            self.share.take_files(len(numbers))
+        except GuestError:
             close_fds(numbers)
-            raise GuestError("SET_IRQS: expected eventfds, one of the file descriptors is something else")
+            raise
         return tuple(GuestEventfd(number, self) for number in numbers)
 
     def close_all(self) -> None:
@@ -53,25 +62,19 @@ class Eventfds:
 class GuestEventfd:
     """One eventfd; implements `mdev_user.vfio.requests.Eventfd`. Closing it twice is harmless."""
 
-    __slots__ = ("_fd", "_owner", "_room", "_signalled")
+    __slots__ = ("_fd", "_owner", "_signal", "_signalled")
 
     def __init__(self, fd: int, owner: Eventfds) -> None:
         self._fd = fd
         self._owner = owner
         self._signalled: Callable[[], None] | None = None
-        self._room = select.poll()
-        self._room.register(fd, select.POLLOUT)
+        self._signal = signal_of(fd)
         owner.held.add(self)
 
     def signal(self) -> None:
-        """Never blocks: a full counter means that its reader has been woken and has yet to look.
-
-        The fd may be a blocking one, and its flags are the client's to choose, so they are not changed; a client that
-        fills the counter between the two calls here can still make a step of its own mdev wait for itself.
-        """
-        if self._fd >= 0 and self._room.poll(0):
-            with suppress(BlockingIOError):
-                os.eventfd_write(self._fd, 1)
+        """Never waits, whatever the client does with its eventfd (see `signalling`)."""
+        if self._fd >= 0:
+            self._signal()
 
     def watch(self, signalled: Callable[[], None]) -> None:
         self._signalled = signalled
@@ -84,7 +87,8 @@ class GuestEventfd:
         self._owner.held.discard(self)
         if self._signalled is not None:
             self._owner.watcher.remove(fd)
-        close_fds((fd,))
+        os.close(fd)
+        self._owner.share.give_files(1)
 
     def _step(self) -> None:
         if self._fd < 0 or self._signalled is None:  # closed since it was signalled

@@ -18,13 +18,14 @@ KNOWN_FLAGS = TYPE_MASK | NO_REPLY | ERROR
 
 LARGEST_DATA = MiB
 """Bytes of data that we take in one message (max_data_xfer_size)."""
-LARGEST_MESSAGE = HEADER.size + 16 + LARGEST_DATA
+LARGEST_MESSAGE = HEADER.size + 40 + LARGEST_DATA
+"""The most before data of that size has DMA_UNMAP: its 24 bytes and 16 of its bitmap."""
 MOST_FDS = 16
 """File descriptors that we take with one message (max_msg_fds); QEMU refuses a server that says more."""
 
 
 class Command(IntEnum):
-    """Command numbers of the specification; `commands` has those that we serve."""
+    """Command numbers of the specification; `commands` has what each is. 14 is gone from it."""
 
     VERSION = 1
     DMA_MAP = 2
@@ -63,13 +64,17 @@ class Header(NamedTuple):
     def no_reply(self) -> bool:
         return self.flags & NO_REPLY != 0
 
+    @property
+    def failed(self) -> bool:
+        return self.flags & ERROR != 0
+
     @classmethod
     def decode(cls, data: bytes | bytearray) -> Self:
         return cls._make(HEADER.unpack_from(data))
 
 
-def command_message(identity: int, command: int, payload: bytes = b"") -> bytes:
-    return HEADER.pack(identity, command, HEADER.size + len(payload), COMMAND, 0) + payload
+def command_message(identity: int, command: int, payload: bytes = b"", flags: int = COMMAND) -> bytes:
+    return HEADER.pack(identity, command, HEADER.size + len(payload), flags, 0) + payload
 
 
 def reply_message(identity: int, command: int, payload: bytes = b"") -> bytes:

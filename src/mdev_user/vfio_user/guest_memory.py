@@ -1,78 +1,162 @@
 """Guest memory behind the file descriptors of DMA_MAP: mapped where that is safe, read and written where not.
 
 Whoever truncates a file that we have mapped kills us with SIGBUS at the next touch. So a file is mapped only when it
-is sealed against shrinking (memfd_create(2), F_SEAL_SHRINK) and holds the whole range; it is mapped once however
-many DMA mappings lie in it (a vIOMMU makes thousands of 4 KiB). Any other regular file is served by pread and pwrite.
-Bytes are copied in and out; nobody gets a view.
+is sealed against shrinking (memfd_create(2), F_SEAL_SHRINK) and holds the whole range. Any other regular file is served
+by pread and pwrite, if its file system answers at once: a stranger's may let us wait for ever. Either way a file costs
+one file descriptor however many DMA mappings lie in it (a vIOMMU makes thousands of 4 KiB). Bytes are copied in and
+out; nobody gets a view.
 """
 
 import fcntl
 import os
-import stat
 from dataclasses import dataclass
 from mmap import PROT_READ, PROT_WRITE, mmap
 from threading import Lock
 from typing import final
 
-from mdev_user.errors import DmaFault, GuestError
+from mdev_user.errors import DmaFault, GuestError, TooManyFiles
 from mdev_user.vfio.dma import Backing, DmaFlags
+from mdev_user.vfio_user.file_status import FileStatus, file_status, on_huge_pages
+from mdev_user.vfio_user.shares import MOST_FILES, Share
 from mdev_user.vfio_user.transport import close_fds
 
 _LARGEST_OFFSET = (1 << 63) - 1
 _SHRINK, _WRITE_SEALS = fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_WRITE | 0x10
 """0x10 is F_SEAL_FUTURE_WRITE (Linux 5.1), which Python 3.11 does not name."""
 
-_Key = tuple[int, int, int]
+_PIECE = 1 << 20
+"""Bytes that are copied into huge pages at once."""
+
+_Key = tuple[tuple[int, int], int, int, bool]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _File:
-    """One mapped file: (st_dev, st_ino, protection), and how many backings lie in it."""
+    """One file of the user's: device, inode, how it is open and whether it is mapped; how many backings lie in it."""
 
     key: _Key
-    memory: mmap
+    memory: mmap | None
+    fd: int = -1
+    scratch: int = -1
     users: int = 0
+
+    @property
+    def fds(self) -> int:
+        """How many it costs; a mapping keeps one of its own."""
+        return (self.memory is not None) + (self.fd >= 0) + (self.scratch >= 0)
+
+    def close(self, share: Share) -> None:
+        share.give_files(self.fds)
+        if self.memory is not None:
+            share.give_space(len(self.memory))
+            self.memory.close()
+        for fd in (self.fd, self.scratch):
+            if fd >= 0:
+                os.close(fd)
+
+
+class MayKeepWaiting(GuestError):
+    """The file's memory can be had without waiting for a stranger only by asking its owner for it, by messages."""
 
 
 class GuestMemory:
-    """Makes a `Backing` of a file descriptor. May be shared by devices: safe to use from several threads."""
+    """Makes a `Backing` of a file descriptor, for one user: what two users share is no file of ours.
 
-    def __init__(self) -> None:
+    Inode numbers of memfds are not unique for ever (those of huge pages are 32 bits wide); who brings about that two
+    of his own files are taken for one harms nobody else. Safe to use from several threads.
+    """
+
+    def __init__(self, share: Share | None = None) -> None:
+        self.share = share or Share()
         self._files: dict[_Key, _File] = {}
+        self._open = 0
         self._lock = Lock()
 
     @property
     def mapped_files(self) -> int:
-        return len(self._files)
+        return sum(file.memory is not None for file in self._files.values())
+
+    @property
+    def open_files(self) -> int:
+        """File descriptors that are kept."""
+        return self._open
 
     def backing(self, fd: int, offset: int, size: int, flags: DmaFlags) -> Backing:
         """``size`` bytes at ``offset`` of the file. Owns ``fd`` from the call on, also when it raises.
 
-        EINVAL for what is no regular file, or is not open for what ``flags`` lets the device do.
+        EINVAL for what is no regular file or is not open for what ``flags`` lets the device do, MayKeepWaiting for one
+        on a file system that may. ENOSPC when this user, or all of them, have too many files.
         """
+        kept, close = False, _close_strange
         try:
-            status = os.fstat(fd)
-            _check_file(fd, status, flags)
+            status = file_status(fd)
+            _check_file(status, flags)
             _check_offset(offset, size)
-            if not _seals(fd) & _SHRINK or offset + size > status.st_size:
-                kept, fd = fd, -1
-                return _FileBacking(kept, offset, size)
-            return self._mapped(fd, status, offset, size)
+            if not status.answers_at_once:
+                raise MayKeepWaiting("DMA_MAP: the file lies on a network or on a user's own file system")
+            close = os.close
+            with self._lock:
+                file, kept = self._file(fd, status, offset + size)
+                file.users += 1
         finally:
-            if fd >= 0:
-                close_fds((fd,))
+            if not kept:
+                close(fd)
+        if file.memory is None:
+            return _FileBacking(self, file, offset, size)
+        return (_MappedBacking if file.fd < 0 else _HugeBacking)(self, file, offset, size)
 
-    def _mapped(self, fd: int, status: os.stat_result, offset: int, size: int) -> Backing:
-        protection = _protection(fd)
-        key = (status.st_dev, status.st_ino, protection)
-        with self._lock:
+    def _file(self, fd: int, status: FileStatus, end: int) -> tuple[_File, bool]:
+        """The file of ``fd``, in which there are ``end`` bytes to be reached; and whether it keeps ``fd``."""
+        if (status.seals or 0) & _SHRINK and end <= status.size:
+            key = (status.device, status.inode, _protection(status), True)
             file = self._files.get(key)
-            if file is None or offset + size > len(file.memory):
-                # The file may have grown. Older backings keep the shorter mapping, which stays valid.
-                file = _File(key, mmap(fd, status.st_size, prot=protection))
-                self._files[key] = file
-            file.users += 1
-        return _MappedBacking(self, file, offset, size)
+            if file is not None and file.memory is not None and end <= len(file.memory):
+                return file, False
+            # The file may have grown. Older backings keep the shorter mapping, which stays valid.
+            memory = self._map(fd, status.size, key[2])
+            if memory is not None and on_huge_pages(fd):
+                return self._add(self._huge(key, memory, fd)), True
+            if memory is not None:
+                return self._add(_File(key, memory)), False
+        key = (status.device, status.inode, status.opened, False)
+        file = self._files.get(key)
+        if file is not None:
+            return file, False
+        self._admit()
+        return self._add(_File(key, None, fd)), True
+
+    def _map(self, fd: int, size: int, protection: int) -> mmap | None:
+        """None where there is no room to map it; the file is reached by its descriptor then."""
+        self._admit()
+        if not self.share.take_space(size):
+            self.share.give_files(1)
+            return None
+        try:
+            return mmap(fd, size, prot=protection)
+        except (OSError, OverflowError):
+            self.share.give_space(size)
+            self.share.give_files(1)
+            return None
+
+    def _huge(self, key: _Key, memory: mmap, fd: int) -> _File:
+        try:
+            self.share.take_files(2)
+        except TooManyFiles:
+            self.share.give_space(len(memory))
+            self.share.give_files(1)
+            memory.close()
+            raise
+        return _File(key, memory, fd, os.memfd_create("dma", os.MFD_CLOEXEC))
+
+    def _admit(self) -> None:
+        if self._open >= MOST_FILES:
+            raise TooManyFiles(f"DMA_MAP: memory in {MOST_FILES} different files is shared already; unmap some")
+        self.share.take_files(1)
+
+    def _add(self, file: _File) -> _File:
+        self._files[file.key] = file
+        self._open += 1
+        return file
 
     def _forget(self, file: _File) -> None:
         with self._lock:
@@ -81,7 +165,8 @@ class GuestMemory:
                 return
             if self._files.get(file.key) is file:
                 del self._files[file.key]
-            file.memory.close()
+            self._open -= 1
+            file.close(self.share)
 
 
 @final
@@ -91,19 +176,24 @@ class _MappedBacking:
     def __init__(self, owner: GuestMemory, file: _File, start: int, size: int) -> None:
         self._owner = owner
         self._file: _File | None = file
+        assert file.memory is not None  # noqa: S101 - only such a file is given to us
         self._memory = file.memory
         self._start = start
         self._end = start + size
 
     def read(self, offset: int, length: int) -> bytes:
         start = self._start + offset
-        _check_inside(offset, start + length, self._end)
-        return self._memory[start : start + length]
+        end = start + length
+        if offset < 0 or end > self._end:
+            raise _outside()
+        return self._memory[start:end]
 
     def write(self, offset: int, data: bytes) -> None:
         start = self._start + offset
-        _check_inside(offset, start + len(data), self._end)
-        self._memory[start : start + len(data)] = data
+        end = start + len(data)
+        if offset < 0 or end > self._end:
+            raise _outside()
+        self._memory[start:end] = data
 
     def close(self) -> None:
         file, self._file = self._file, None
@@ -113,12 +203,17 @@ class _MappedBacking:
 
 @final
 class _FileBacking:
-    __slots__ = ("_end", "_fd", "_start")
+    __slots__ = ("_end", "_fd", "_file", "_owner", "_start")
 
-    def __init__(self, fd: int, start: int, size: int) -> None:
-        self._fd = fd
+    def __init__(self, owner: GuestMemory, file: _File, start: int, size: int) -> None:
+        self._owner = owner
+        self._file: _File | None = file
+        self._fd = file.fd
         self._start = start
         self._end = start + size
+
+    def check(self, offset: int, length: int) -> None:
+        _check_inside(offset, self._start + offset + length, self._end)
 
     def read(self, offset: int, length: int) -> bytes:
         start = self._start + offset
@@ -142,9 +237,10 @@ class _FileBacking:
             written += self._try_write(data[written:], start + written)
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            close_fds((fd,))
+        file, self._file = self._file, None
+        if file is not None:
+            self._fd = -1
+            self._owner._forget(file)  # noqa: SLF001 - the two are one concept
 
     def _try_read(self, start: int, length: int) -> bytes:
         try:
@@ -159,13 +255,53 @@ class _FileBacking:
             raise DmaFault(f"the guest's memory file: {error}") from error
 
 
-def _check_file(fd: int, status: os.stat_result, flags: DmaFlags) -> None:
-    if not stat.S_ISREG(status.st_mode):
+@final
+class _HugeBacking:
+    """Memory in huge pages (hugetlbfs): written through a mapping, since it cannot be by pwrite, but never touched.
+
+    The seal against shrinking leaves its owner free to punch holes, and a hole is filled at the next touch, with a
+    page that there may not be: SIGBUS. The kernel, copying into it, gives EFAULT.
+    """
+
+    __slots__ = ("_by_file", "_file", "_memory", "_start", "close", "read")
+
+    def __init__(self, owner: GuestMemory, file: _File, start: int, size: int) -> None:
+        assert file.memory is not None  # noqa: S101 - only such a file is given to us
+        self._by_file = _FileBacking(owner, file, start, size)
+        self._file = file
+        self._memory = file.memory
+        self._start = start
+        self.read = self._by_file.read
+        self.close = self._by_file.close
+
+    def write(self, offset: int, data: bytes) -> None:
+        start = self._start + offset
+        self._by_file.check(offset, len(data))
+        for at in range(0, len(data), _PIECE):
+            self._copy(start + at, data[at : at + _PIECE])
+
+    def _copy(self, start: int, data: bytes) -> None:
+        scratch = self._file.scratch
+        with memoryview(self._memory) as whole, whole[start : start + len(data)] as there:
+            try:
+                os.pwrite(scratch, data, 0)
+                copied = os.preadv(scratch, [there], 0)
+            except OSError as error:
+                raise DmaFault(f"the guest's memory file: {error}") from error
+        if copied != len(data):
+            raise DmaFault("the guest's memory file has no page for what the device writes")
+
+
+def _close_strange(fd: int) -> None:
+    close_fds((fd,))
+
+
+def _check_file(status: FileStatus, flags: DmaFlags) -> None:
+    if not status.regular:
         raise GuestError("DMA_MAP: expected the file descriptor of a regular file or a memfd")
-    opened = fcntl.fcntl(fd, fcntl.F_GETFL)
-    access = opened & os.O_ACCMODE
-    unreadable = access == os.O_WRONLY or opened & os.O_PATH
-    unwritable = access == os.O_RDONLY or opened & os.O_APPEND or _seals(fd) & _WRITE_SEALS
+    access = status.opened & os.O_ACCMODE
+    unreadable = access == os.O_WRONLY or status.opened & os.O_PATH
+    unwritable = access == os.O_RDONLY or status.opened & os.O_APPEND or (status.seals or 0) & _WRITE_SEALS
     if unreadable or (DmaFlags.WRITE in flags and unwritable):
         raise GuestError(f"DMA_MAP: the file is not open for {flags.name}")
 
@@ -177,16 +313,13 @@ def _check_offset(offset: int, size: int) -> None:
 
 def _check_inside(offset: int, end: int, limit: int) -> None:
     if offset < 0 or end > limit:
-        raise DmaFault("a DMA access outside of its mapping")
+        raise _outside()
 
 
-def _seals(fd: int) -> int:
-    try:
-        return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError:
-        return 0  # not a kind of file that can be sealed
+def _outside() -> DmaFault:
+    return DmaFault("a DMA access outside of its mapping")
 
 
-def _protection(fd: int) -> int:
-    read_only = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
-    return PROT_READ if read_only or _seals(fd) & _WRITE_SEALS else PROT_READ | PROT_WRITE
+def _protection(status: FileStatus) -> int:
+    read_only = status.opened & os.O_ACCMODE == os.O_RDONLY
+    return PROT_READ if read_only or (status.seals or 0) & _WRITE_SEALS else PROT_READ | PROT_WRITE

@@ -7,20 +7,38 @@ What it leaves over waits here until `drain` sends it, in a thread that has noth
 
 import socket
 from collections import deque
+from collections.abc import Sized
 from contextlib import suppress
 from threading import Lock, Thread
+from typing import Protocol
 
+from mdev_user.vfio.step_lock import StepLock
 from mdev_user.vfio_user.transport import send_all, send_with_fds
 
 _DONT_WAIT = int(socket.MSG_DONTWAIT)
 
 
+class Sender(Protocol):
+    """Where a conversation sends; used under the step lock but for `drain`. `Outgoing` tells what each is."""
+
+    @property
+    def waiting(self) -> Sized: ...
+
+    def send(self, message: bytes) -> None: ...
+
+    def send_with(self, message: bytes, fds: tuple[int, ...]) -> None: ...
+
+    def drain(self) -> None: ...
+
+    def drain_in_background(self) -> None: ...
+
+
 class Outgoing:
     """The sending side of one session's socket."""
 
-    __slots__ = ("_background", "_draining", "_send", "_socket", "_step_lock", "waiting")
+    __slots__ = ("_background", "_draining", "_send", "_socket", "_step_lock", "stuck", "waiting")
 
-    def __init__(self, sock: socket.socket, step_lock: Lock) -> None:
+    def __init__(self, sock: socket.socket, step_lock: StepLock) -> None:
         self._socket = sock
         self._send = sock.send
         self._step_lock = step_lock
@@ -28,6 +46,8 @@ class Outgoing:
         self._background: Thread | None = None
         self.waiting: deque[tuple[memoryview, tuple[int, ...]]] = deque()
         """Not sent yet. The first stays until all of it is sent, so whoever finds this empty may send at once."""
+        self.stuck = bytearray(1)
+        """Not 0 while something is waiting: for the native loop, which sees bytes only."""
 
     def send(self, message: bytes) -> None:
         """Send or queue, under the step lock. Whoever leaves something waiting sees to it that it is drained."""
@@ -36,7 +56,18 @@ class Outgoing:
         except BlockingIOError:
             sent = 0
         if sent != len(message):
-            self.waiting.append((memoryview(message)[sent:], ()))
+            self.leave(message, sent)
+
+    def send_in_passing(self, message: bytes) -> None:
+        """`send`, under the step lock, for a caller that does not drain."""
+        self.send(message)
+        if self.waiting:
+            self.drain_in_background()
+
+    def leave(self, message: bytes, sent: int, fds: tuple[int, ...] = ()) -> None:
+        """Queue what a caller that sends by itself has left over, under the step lock."""
+        self.waiting.append((memoryview(message)[sent:], fds))
+        self.stuck[0] = 1
 
     def send_with(self, message: bytes, fds: tuple[int, ...]) -> None:
         """Like `send`, with fds that stay the caller's and open until the session ends."""
@@ -45,7 +76,7 @@ class Outgoing:
         except BlockingIOError:
             sent = 0
         if sent != len(message):
-            self.waiting.append((memoryview(message)[sent:], () if sent else fds))
+            self.leave(message, sent, () if sent else fds)
 
     def drain(self) -> None:
         """Send what waits, blocking; without the step lock. OSError when the peer is gone."""
@@ -58,10 +89,11 @@ class Outgoing:
                 send_all(self._socket, message, fds)
                 with self._step_lock:
                     self.waiting.popleft()
+                    self.stuck[0] = bool(self.waiting)
 
     def drain_in_background(self) -> None:
         """Like `drain`, for a caller that has the step lock: rare, so a thread of its own is cheap enough."""
-        if self._background is None or not self._background.is_alive():
+        if self._background is None:
             self._background = Thread(target=self._drain_or_end, name="vfio-user-send", daemon=True)
             self._background.start()
 
@@ -75,7 +107,15 @@ class Outgoing:
 
     def _drain_or_end(self) -> None:
         try:
-            self.drain()
+            while not self._background_is_done():
+                self.drain()
         except OSError:
             with suppress(OSError):  # the session's thread sees the end in any case
                 self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _background_is_done(self) -> bool:
+        """Whoever leaves something after this starts another thread."""
+        with self._step_lock:
+            if not self.waiting:
+                self._background = None
+            return self._background is None

@@ -1,8 +1,8 @@
 """The server's side of one vfio-user connection: a session serves one open device to one client, in one thread.
 
-The host accepts, opens the device, runs the session and closes the device. Everything a client asks for is a step of
-its device, under the step lock, and so is sending the reply; `outgoing` tells what becomes of a client that does not
-read. Region accesses, which guests wait for, go through `accesses`, all else through `Connection`.
+The host accepts, opens the device, runs the session and closes the device. What a client asks for is the matter of
+`Conversation`; `outgoing` tells what becomes of a client that does not read. Region accesses, which guests wait for,
+have a loop of their own (`access_loop`).
 """
 
 import logging
@@ -10,29 +10,22 @@ import select
 import socket
 from contextlib import suppress
 from threading import Lock
-from time import perf_counter_ns
 
-from mdev_user.errors import DmaFault, PeerError
-from mdev_user.vfio.counters import SLOW_STEP_NS
+from mdev_user.errors import PeerError
 from mdev_user.vfio.device import VfioDevice
-from mdev_user.vfio_user.accesses import Accesses, Received
-from mdev_user.vfio_user.commands import Role
-from mdev_user.vfio_user.connection import Answered, Asked, Connection, Event, Negotiated, Refused
-from mdev_user.vfio_user.device_requests import DeviceRequests
+from mdev_user.vfio.step_lock import StepLock
+from mdev_user.vfio_user.access_loop import Line, Received
+from mdev_user.vfio_user.conversation import Conversation
 from mdev_user.vfio_user.eventfd import Eventfds, Watcher
-from mdev_user.vfio_user.framing import Command, reply_message
 from mdev_user.vfio_user.guest_memory import GuestMemory
-from mdev_user.vfio_user.message_dma import Done, MessageDma
-from mdev_user.vfio_user.messages import RegionRead, RegionWrite
+from mdev_user.vfio_user.loops import loop_of
+from mdev_user.vfio_user.message_dma import Done, Wanted, still
 from mdev_user.vfio_user.outgoing import Outgoing
-from mdev_user.vfio_user.steps import DriverFailed, driver_failed, refused
-from mdev_user.vfio_user.transport import ANCILLARY_SIZE, RECEIVE_FLAGS, close_fds, received_fds
+from mdev_user.vfio_user.steps import DriverFailed, driver_failed
+from mdev_user.vfio_user.transport import ANCILLARY_SIZE, RECEIVE_FLAGS, received_fds
 
 _BUFFER_SIZE = 64 << 10
 """Bytes of one receive; a longer message takes several."""
-
-Reply = tuple[bytes, tuple[int, ...]]
-"""A message, empty for none, and the fds that travel with it."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,28 +37,30 @@ class Session:
         self,
         sock: socket.socket,
         device: VfioDevice,
-        step_lock: Lock,
+        step_lock: StepLock,
         memory: GuestMemory,
         watcher: Watcher,
+        busy_poll: int = 0,
     ) -> None:
-        """Owns ``sock`` (blocking, no timeout) from here on: it is closed when `run` returns."""
+        """Owns ``sock`` (blocking, no timeout) from here on: it is closed when `run` returns.
+
+        ``busy_poll`` is for how many nanoseconds a message is looked for before the thread sleeps until there is one.
+        """
         self.reason = ""
-        self.connection = Connection(Role.SERVER)
-        self._device = device
         self._socket = sock
         self._socket_lock = Lock()
-        self._step_lock = step_lock
         self._buffer = bytearray(_BUFFER_SIZE)
         self._outgoing = Outgoing(sock, step_lock)
-        self._accesses = Accesses(device, step_lock, self._outgoing)
-        self._dma = MessageDma(self.connection, self._send_of_job)
-        self._eventfds = Eventfds(watcher, self.fail)
-        self._requests = DeviceRequests(device, memory, self._eventfds)
+        eventfds = Eventfds(watcher, self.fail, memory.share)
+        self._conversation = Conversation(device, step_lock, memory, eventfds, self._outgoing)
+        self.connection = self._conversation.connection
+        line = Line(sock, self._outgoing, self._buffer, busy_poll)
+        self._loop = loop_of(line, self._conversation.accesses, step_lock, device.plain)
 
     @property
     def largest_unshared(self) -> int:
         """Bytes of the largest DMA mapping without a file. Over a few MiB: the guest's RAM is not shared with us."""
-        return self._requests.largest_unshared
+        return self._conversation.requests.largest_unshared
 
     def run(self) -> None:
         """Serve, in this thread, until the client goes or breaks the protocol, the driver fails, or `close`."""
@@ -101,13 +96,13 @@ class Session:
             poll.register(self._socket, select.POLLRDHUP)
             return bool(poll.poll(0))
 
-    def send_dma_read(self, iova: int, length: int, done: Done) -> None:
+    def send_dma_read(self, iova: int, length: int, done: Done, wanted: Wanted = still) -> None:
         """Read guest memory by messages, under the step lock; ``done`` is called as a step. EFAULT at once if gone."""
-        self._dma.read(iova, length, done)
+        self._conversation.dma.read(iova, length, done, wanted)
 
-    def send_dma_write(self, iova: int, data: bytes, done: Done) -> None:
+    def send_dma_write(self, iova: int, data: bytes, done: Done, wanted: Wanted = still) -> None:
         """Write guest memory by messages, under the step lock; ``done`` is called as a step. EFAULT at once if gone."""
-        self._dma.write(iova, data, done)
+        self._conversation.dma.write(iova, data, done, wanted)
 
     def _serve(self) -> None:
         view = memoryview(self._buffer)
@@ -118,77 +113,13 @@ class Session:
                 self._because("the client went away in the middle of a message" if midway else "the client went away")
                 return
             self.connection.receive(view[:size], received_fds(ancillary, flags))
-            while self._handle_next():
+            while self._conversation.handle_next():
                 pass
 
     def _receive(self) -> Received:
-        if self.connection.idle:
-            return self._accesses.serve(self._socket, self._buffer)
+        if self._loop is not None and self.connection.idle:
+            return self._loop.serve()
         return self._socket.recvmsg_into([self._buffer], ANCILLARY_SIZE, RECEIVE_FLAGS)[:3]
-
-    def _handle_next(self) -> bool:
-        with self._step_lock:
-            event = self.connection.next_event()
-            if event is None:
-                return False
-            try:
-                reply, fds = self._reply_to(event)
-            finally:
-                close_fds(event.fds.take())
-            if fds:
-                self._outgoing.send_with(reply, fds)
-            elif reply:
-                self._outgoing.send(reply)
-        if self._outgoing.waiting:
-            self._outgoing.drain()
-        return True
-
-    def _reply_to(self, event: Event) -> Reply:
-        match event:
-            case Asked():
-                reply, fds = self._asked(event)
-                return (b"", ()) if event.no_reply else (reply, fds)
-            case Answered():
-                self._answered(event)
-                return b"", ()
-            case Negotiated():
-                return event.reply, ()
-            case Refused():
-                self._device.counters.guest_error(event.error)
-                return event.reply, ()
-
-    def _asked(self, event: Asked) -> Reply:
-        match event.request:
-            case RegionRead(offset, region, count):
-                return self._accesses.read(event.id, offset, region, count), ()
-            case RegionWrite(offset, region, data):
-                return self._accesses.write(event.id, offset, region, data), ()
-            case _:
-                return self._perform(event)
-
-    def _perform(self, event: Asked) -> Reply:
-        started = perf_counter_ns()
-        fds: tuple[int, ...] = ()
-        try:
-            payload, fds = self._requests.perform(event.request, event.fds)
-            reply = reply_message(event.id, event.command, payload)
-        except Exception as error:  # noqa: BLE001 - refused() raises on what is not the guest's fault
-            reply = refused(self._device.counters, event.id, event.command, error)
-        elapsed = perf_counter_ns() - started
-        if elapsed > SLOW_STEP_NS:
-            self._device.counters.slow_step(Command(event.command).name.lower().replace("_", " "), elapsed)
-        return reply, fds
-
-    def _answered(self, event: Answered) -> None:
-        try:
-            self._dma.answered(event)
-        except Exception as error:
-            raise driver_failed(error) from error
-
-    def _send_of_job(self, message: bytes) -> None:
-        self._outgoing.send(message)
-        if self._outgoing.waiting:
-            self._outgoing.drain_in_background()
 
     def _because(self, reason: str) -> None:
         if not self.reason:
@@ -201,19 +132,7 @@ class Session:
 
     def _end(self) -> None:
         self._hang_up()
-        with self._step_lock:
-            waiting = self._dma.end()
-            self._eventfds.close_all()
+        self._conversation.end()
         self._outgoing.end()
-        for done in waiting:
-            self._tell_gone(done)
-        close_fds(self.connection.take_fds())
         with self._socket_lock:
             self._socket.close()
-
-    def _tell_gone(self, done: Done) -> None:
-        with self._step_lock:
-            try:
-                done(DmaFault("the client went away before it answered"))
-            except Exception as error:  # noqa: BLE001 - the session is over: there is only the log to tell
-                driver_failed(error)

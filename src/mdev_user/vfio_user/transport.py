@@ -5,8 +5,10 @@ import socket
 from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from threading import BoundedSemaphore, Thread
 
 from mdev_user.vfio_user.connection import Fds
+from mdev_user.vfio_user.file_status import file_status
 from mdev_user.vfio_user.framing import MOST_FDS
 
 Ancillary = list[tuple[int, int, bytes]]
@@ -42,6 +44,53 @@ def send_all(sock: socket.socket, data: bytes | memoryview, fds: Sequence[int] =
 
 
 def close_fds(numbers: Iterable[int]) -> None:
+    """Close what a stranger has sent, without waiting for his file system (`file_status`): FUSE is asked at a close.
+
+    It is waited for in a thread, but of those there are a few; after that whoever closes waits, which is the session of
+    the client who sent it.
+    """
+    slow = []
+    for number in numbers:
+        if _may_wait(number):
+            slow.append(number)
+        else:
+            _close((number,))
+    if slow:
+        _close_elsewhere(slow)
+
+
+_MOST_CLOSING = 8
+"""Threads that wait for a file system. Each has the file descriptors of one message."""
+_MOMENT = 0.02
+"""Seconds that a close may take."""
+_closing = BoundedSemaphore(_MOST_CLOSING)
+
+
+def _may_wait(number: int) -> bool:
+    try:
+        status = file_status(number)
+    except OSError:
+        return False
+    return status.regular and not status.answers_at_once
+
+
+def _close(numbers: Iterable[int]) -> None:
     for number in numbers:
         with suppress(OSError):
             os.close(number)
+
+
+def _close_elsewhere(numbers: Sequence[int]) -> None:
+    if not _closing.acquire(blocking=False):
+        _close(numbers)
+        return
+
+    def close() -> None:
+        try:
+            _close(numbers)
+        finally:
+            _closing.release()
+
+    closing = Thread(target=close, name="close", daemon=True)
+    closing.start()
+    closing.join(_MOMENT)

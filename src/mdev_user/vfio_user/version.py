@@ -31,7 +31,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     write_multiple: bool = False
 
 
-OURS = Capabilities(max_msg_fds=MOST_FDS, max_data_xfer_size=LARGEST_DATA)
+OURS = Capabilities(max_msg_fds=MOST_FDS, max_data_xfer_size=LARGEST_DATA, write_multiple=True)
 
 
 class _Text(msgspec.Struct, frozen=True):
@@ -63,8 +63,10 @@ class Version:
         return cls(_capabilities(payload[_NUMBERS.size :]), major, minor)
 
     def answer(self, capabilities: Capabilities) -> "Version":
-        """Our reply to this proposal: the lower minor, our capabilities."""
-        return Version(capabilities, MAJOR, min(self.minor, MINOR))
+        """Our reply to this proposal: the lower minor, our limits, and no capability that was not proposed."""
+        write_multiple = capabilities.write_multiple and self.capabilities.write_multiple
+        ours = msgspec.structs.replace(capabilities, write_multiple=write_multiple)
+        return Version(ours, MAJOR, min(self.minor, MINOR))
 
 
 def _capabilities(text: bytes) -> Capabilities:

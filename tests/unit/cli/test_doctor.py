@@ -43,6 +43,7 @@ class FakeMachine(Machine):
             (QEMU, "-device", "help"): 'name "vfio-user-pci", bus PCI',
         }
         self.libfuse: str | None = "3.14.0"
+        self.loop_error = ""
         self.mounts: list[Path] = []
         self.daemon = False
 
@@ -73,6 +74,10 @@ class FakeMachine(Machine):
     @override
     def output(self, *command: str) -> str:
         return self.outputs.get(command, "")
+
+    @override
+    def native_loop_error(self) -> str:
+        return self.loop_error
 
     @override
     def libfuse_version(self) -> str | None:
@@ -179,6 +184,25 @@ def test_user_allow_other(user: FakeMachine, text: str | None) -> None:
     user.texts["/etc/fuse.conf"] = text or ""
     answer = check("other users", user)
     assert (answer.level, "user_allow_other" in answer.cure) == (Level.WARNING, True)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "level", "found"),
+    [
+        ("", "", Level.OK, "native: it is built"),
+        ("", "it is not built", Level.WARNING, "python: it is not built"),
+        ("python", "", Level.OK, "python: MDEV_USER_LOOP asks for it"),
+        ("python", "it is not built", Level.OK, "python: MDEV_USER_LOOP asks for it"),
+        ("native", "it is not built", Level.PROBLEM, "MDEV_USER_LOOP=native: it is not built"),
+        ("fast", "", Level.PROBLEM, "MDEV_USER_LOOP: expected native or python, given 'fast'"),
+    ],
+)
+def test_access_loop(root: FakeMachine, wanted: str, error: str, level: Level, found: str) -> None:
+    root.environment = {"MDEV_USER_LOOP": wanted}
+    root.loop_error = error
+    answer = check("access loop", root)
+    assert (answer.level, answer.found) == (level, found)
+    assert bool(answer.cure) == (level is not Level.OK)
 
 
 def test_open_files(root: FakeMachine) -> None:

@@ -14,12 +14,14 @@ from mdev_user.daemon.views import (
     DaemonView,
     MdevDetail,
     MdevView,
+    MoveView,
     ParentView,
     SnapshotView,
     TypeView,
     ValuesView,
 )
 from mdev_user.errors import AlreadyExists, Busy, ConfigError, NoDevice, NoSpace
+from mdev_user.host.purpose import Purpose
 from mdev_user.vfio.inspection import (
     Decoded,
     FieldValue,
@@ -109,6 +111,7 @@ class FakeOperations:
             USED: self.view(USED, ClientView(pid=42, name="qemu", uid=0, unshared_memory=0))
         }
         self.removes: list[tuple[UUID, float, bool]] = []
+        self.moved: list[tuple[UUID, str]] = []
         self.waiting = threading.Semaphore(0)
         """Released once by each remove that begins to wait."""
         self.let_go = threading.Event()
@@ -211,6 +214,16 @@ class FakeOperations:
             if not self.let_go.wait(wait):
                 raise Busy(f"mdev {uuid} is in use by {view.client.name} (pid {view.client.pid})")
         self.created.pop(uuid, None)
+
+    def begin_move(self, uuid: UUID, purpose: Purpose) -> MoveView:
+        if self._find(uuid).client is None and purpose is Purpose.SAVE:
+            raise NoDevice(f"nobody has {uuid} open")
+        return MoveView(socket=f"{self.run_dir}/{purpose}.sock")
+
+    def hand_over(self, uuid: UUID, place: str) -> None:
+        if self._find(uuid).client is None:
+            raise Busy(f"{uuid} is not stopped")
+        self.moved.append((uuid, place))
 
     def _find(self, uuid: UUID) -> MdevView:
         if uuid not in self.created:

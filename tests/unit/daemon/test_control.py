@@ -18,10 +18,11 @@ from anyio import to_thread
 from typing_extensions import override
 
 from mdev_user.daemon import control
-from mdev_user.daemon.client import Client
+from mdev_user.daemon.client import Client, Refused
 from mdev_user.daemon.control import ControlServer, listening_socket
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.errors import MdevUserError
+from mdev_user.host.purpose import Purpose
 from unit.daemon.fake_operations import USED, FakeOperations, served
 
 UNKNOWN = UUID("99999999-9999-4999-8999-999999999999")
@@ -76,6 +77,34 @@ def test_parents_come_and_go(run_dir: RunDir, operations: FakeOperations) -> Non
     client.register_parent("4d44:00:01.0")
     client.unregister_parent("4d44:00:01.0")
     assert "4d44:00:01.0" not in operations.registered
+
+
+def test_a_move_is_begun_and_an_mdev_handed_over(run_dir: RunDir, operations: FakeOperations) -> None:
+    client = Client(run_dir)
+    assert client.begin_move(USED, Purpose.SAVE).socket == f"{run_dir.path}/save.sock"
+    client.hand_over(USED, "/run/other")
+    assert operations.moved == [(USED, "/run/other")]
+    idle = UUID(client.create("mtty-1", None, None).uuid)
+    assert client.begin_move(idle, Purpose.LOAD).socket == f"{run_dir.path}/load.sock"
+    with pytest.raises(Refused, match=r"nobody has .* open \(ENODEV\)"):
+        client.begin_move(idle, Purpose.SAVE)
+    with pytest.raises(Refused, match=r"is not stopped \(EBUSY\)"):
+        client.hand_over(idle, "/run/other")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("migration", b'{"purpose": "steal"}'),
+        ("migration", b"{}"),
+        ("migration?purpose=save", b'{"purpose": "save"}'),
+        ("moved", b'{"place": 7}'),
+        ("moved", b'{"place": "' + b"x" * 5000 + b'"}'),
+    ],
+)
+def test_a_bad_move_is_refused(run_dir: RunDir, path: str, body: bytes) -> None:
+    status, answer = ask(run_dir, "POST", f"/v1/mdevs/{USED}/{path}", body)
+    assert (status, answer["errno"]) == (400, "EINVAL")
 
 
 def test_remove_passes_wait_and_force(run_dir: RunDir, operations: FakeOperations) -> None:

@@ -1,5 +1,6 @@
 """Parents that come and go while their host, or somebody else, does something else: nothing of them is left."""
 
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -36,6 +37,9 @@ class FakeHost:
         self.on_load: Callable[[], None] = lambda: None
         self.dies_at: type[Call] | None = None
         self._ended = ended
+
+    def lend(self, uuid: UUID, listener: socket.socket) -> None:
+        raise NotImplementedError
 
     def ask(self, call: Call) -> Value:
         return self.call(call)

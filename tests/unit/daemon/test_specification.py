@@ -31,6 +31,13 @@ def test_name_and_host_are_ours_and_the_rest_the_drivers() -> None:
     assert given == parent("mtty", "4d44:00:01.0", "serial", ports="24", label="a=b")
 
 
+def test_busy_polling_is_ours_too_and_said_again() -> None:
+    parsed = parse_parent("mtty,busy_poll=50,ports=2")
+    assert (parsed.busy_poll, parsed.options) == (50, {"ports": "2"})
+    assert parse_parent(parsed.text) == parsed
+    assert parse_parent("mtty").busy_poll == 0
+
+
 def test_the_host_follows_the_name() -> None:
     assert parse_parent("mtty,name=other").host == "other"
 
@@ -85,6 +92,8 @@ WRONG = {
     "mtty,name=..": f"expected a parent's name {NAME_FORM}, given '..'",
     "mtty,name=a/b": f"expected a parent's name {NAME_FORM}, given 'a/b'",
     "mtty,host=-": f"expected a parent's host {NAME_FORM}, given '-'",
+    "mtty,busy_poll=-1": "parent mtty: busy_poll: expected 0 to 10000 microseconds, given '-1'",
+    "mtty,busy_poll=10001": "parent mtty: busy_poll: expected 0 to 10000 microseconds, given '10001'",
     "card.py": "expected FILE.py:CLASS, given 'card.py'",
     "card.py:": "expected FILE.py:CLASS, given 'card.py:'",
     "card.py:a b": "expected FILE.py:CLASS, given 'card.py:a b'",

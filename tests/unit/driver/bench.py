@@ -21,6 +21,7 @@ class Jobs:
         self.requests: list[object] = []
         self.errors: list[Exception] = []
         self.now = 0.0
+        self.paused = False
         self._device = device
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
@@ -34,6 +35,12 @@ class Jobs:
         for _name, work in self.waiting:
             work.close()
         self.waiting.clear()
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
 
     def step(self, outcome: object = None) -> object:
         """Run the job that waits longest until its next await, which is returned; None when it has ended.

@@ -26,10 +26,11 @@ from mdev_user.driver import (
     pending,
 )
 from mdev_user.driver.pools import Accounts, shown
-from mdev_user.errors import InvalidValue, NoInstances
+from mdev_user.errors import Busy, InvalidValue, NoInstances
 from mdev_user.host.loader import load_parent
 from mdev_user.testing.local import LocalHost
 from mdev_user.units import GiB, MiB
+from mdev_user.vfio.migration_states import STOP, STOP_COPY
 from mdev_user.vfio.requests import Irq
 
 
@@ -415,6 +416,22 @@ def test_store_is_a_step_after_which_interrupts_are_settled() -> None:
         assert parent.ops.show(mdev, level) == "7\n"
         with pytest.raises(InvalidValue):
             parent.ops.store(mdev, level, b"10")
+
+
+def test_nothing_is_stored_while_the_state_is_read() -> None:
+    with LocalHost() as host:
+        parent = host.bus.register_parent("tuners", Tuners())
+        mdev = host.create(parent, "tuner-one")
+        (level,) = parent.ops.attributes
+        endpoint = host.endpoint(mdev)
+        with host.client(mdev):
+            with endpoint.lock:
+                endpoint.device.migration.set_state(STOP_COPY)
+            with pytest.raises(Busy, match="STOP_COPY"):
+                parent.ops.store(mdev, level, b"3")
+            with endpoint.lock:
+                endpoint.device.migration.set_state(STOP)
+            parent.ops.store(mdev, level, b"3")
 
 
 def test_create_that_fails_gives_back_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,10 +44,10 @@ class Wire:
         self.asked: list[tuple[str, int, object, Done]] = []
         self.refuse: Exception | None = None
 
-    def send_dma_read(self, iova: int, length: int, done: Done) -> None:
+    def send_dma_read(self, iova: int, length: int, done: Done, _wanted: Callable[[], bool]) -> None:
         self._ask("read", iova, length, done)
 
-    def send_dma_write(self, iova: int, data: bytes, done: Done) -> None:
+    def send_dma_write(self, iova: int, data: bytes, done: Done, _wanted: Callable[[], bool]) -> None:
         self._ask("write", iova, data, done)
 
     def _ask(self, kind: str, iova: int, what: object, done: Done) -> None:

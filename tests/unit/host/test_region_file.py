@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from mdev_user.errors import DriverError
+from mdev_user.host import region_file
 from mdev_user.host.region_file import RegionFile
-from mdev_user.units import MiB
+from mdev_user.units import PAGE, MiB
 from mdev_user.vfio.requests import MOST_REGIONS, REGION_SHIFT
 
 
@@ -95,3 +96,26 @@ def test_a_region_has_a_size_in_pages(file: RegionFile, size: int) -> None:
 def test_a_region_has_an_index_that_fits_the_file(file: RegionFile, index: int) -> None:
     with pytest.raises(DriverError, match="expected an index from 0 to 31"):
         file.view(index, 4096)
+
+
+def test_what_nobody_touched_is_in_no_extent(file: RegionFile) -> None:
+    assert file.extents(2, 8 * MiB) == []
+    view = file.view(2, 8 * MiB)
+    for at in (PAGE, MiB, 3 * MiB, 8 * MiB - 1):
+        view[at] = 1
+    file.view(3, PAGE)[0] = 1  # another region
+    extents = file.extents(2, 8 * MiB)
+    for at in (PAGE, MiB, 3 * MiB, 8 * MiB - 1):
+        assert any(begin <= at < end for begin, end in extents)
+    assert sum(end - begin for begin, end in extents) < 8 * MiB
+    assert file.extents(1, 8 * MiB) == []
+    assert file.extents(4, 8 * MiB) == []
+    assert os.fstat(file.fd).st_blocks * 512 < 8 * MiB
+
+
+def test_extents_have_an_end_and_leave_nothing_out(file: RegionFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(region_file, "MOST_EXTENTS", 2)
+    view = file.view(2, 32 * PAGE)
+    for page in range(0, 20, 4):
+        view[page * PAGE] = 1
+    assert file.extents(2, 32 * PAGE) == [(0, PAGE), (4 * PAGE, 5 * PAGE), (5 * PAGE, 32 * PAGE)]

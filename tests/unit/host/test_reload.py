@@ -20,6 +20,8 @@ from mdev_user.host import SOCKET_NAME, reload, steps
 from mdev_user.host.service import Service
 from mdev_user.host.wire import Create, Load, Probe, Reload, Show, ShowParent, Store, StoreParent, Unload, Unprobe
 from mdev_user.mdev.types import MdevAttribute
+from mdev_user.vfio.migration_states import PRE_COPY, RUNNING
+from mdev_user.vfio.step_lock import StepLock
 from mdev_user.vfio_user.client import Client
 from unit.host.parts import SECONDS, eventually
 
@@ -114,7 +116,7 @@ class Host:
         """How many of the file are there."""
         return sum(str(self.folder) in each for each in sys.modules)
 
-    def lock(self, uuid: UUID) -> threading.Lock:
+    def lock(self, uuid: UUID) -> StepLock:
         return self.service.endpoints.endpoint(uuid).lock
 
     def device(self, uuid: UUID) -> Device:
@@ -279,6 +281,21 @@ def test_a_stuck_mdev_refuses_the_reload(host: Host, monkeypatch: pytest.MonkeyP
     assert [host.device(each) for each in (first, second)] == before
     assert host.reload() == ""
     assert host.device(first) is not before[0]
+
+
+def test_an_mdev_that_is_being_migrated_refuses_the_reload(host: Host) -> None:
+    first, second = host.create(), host.create()
+    device = host.service.endpoints.endpoint(second).device
+    with host.guest(second):
+        with host.lock(second):
+            device.migration.set_state(PRE_COPY)
+        before = host.device(first)
+        with pytest.raises(Busy, match=rf"{second} is being migrated \(PRE_COPY\)"):
+            host.reload()
+        assert host.device(first) is before
+        with host.lock(second):
+            device.migration.set_state(RUNNING)
+        assert host.reload() == ""
 
 
 def test_a_reload_that_waits_holds_up_no_other_parent(host: Host) -> None:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from mdev_user.host import wire
+from mdev_user.host.purpose import Purpose
 from mdev_user.host.wire import Answer, Call, Inspection, Packet, ParentDescription, Value
 from mdev_user.mdev.types import MdevAttribute, MdevType
 from mdev_user.pci.identity import PciId
@@ -31,6 +32,7 @@ CALLS: list[Call] = [
     wire.Reload("mtty"),
     wire.Create("mtty", "mtty-1", UUID_),
     wire.Remove(UUID_),
+    wire.Lend(UUID_),
     wire.Probe(UUID_),
     wire.Unprobe(UUID_),
     wire.GetAvailable("mtty", "mtty-1"),
@@ -40,6 +42,8 @@ CALLS: list[Call] = [
     wire.StoreParent("mtty", ATTRIBUTE, b"\0"),
     wire.Inspect(UUID_),
     wire.Disconnect(UUID_),
+    wire.BeginMove(UUID_, Purpose.LOAD),
+    wire.HandOver(UUID_, "/run/other"),
     wire.ListValues(UUID_),
     wire.ListUnmodelled(UUID_),
     wire.BeginTrace(UUID_, 1 << 40),
@@ -57,6 +61,7 @@ VALUES: list[Value] = [
     ParentDescription("card", [MdevType("x")], 4, [], [], PciId(0x4348, 0x3253, 0x070002, subsystem=1)),
     Inspection(42, 0, "qemu", 1 << 40, "the client went away", {"reads": 1 << 50, "slowest_step": "read"}),
     Inspection(None, 0, "", 0, "", {}),
+    Inspection(None, 0, "", 0, "", {}, parked=True, last_move="it went away"),
     wire.Values(opened=True, values=[NamedValue("regs.wide", (1 << 64) - 1, size=8, region=0, fields=FIELDS)]),
     wire.Values(opened=False, values=[NamedValue("regs.level", None, computed=0xFF), NamedValue("name", "x")]),
     wire.UnmodelledAnswer(

@@ -50,6 +50,12 @@ class Runner:
     def cancel_all(self) -> None:
         self.log.append("cancel")
 
+    def pause(self) -> None:
+        self.log.append("pause")
+
+    def resume(self) -> None:
+        self.log.append("resume")
+
     def view(self, index: int, size: int) -> memoryview:
         return memoryview(bytearray(size))
 

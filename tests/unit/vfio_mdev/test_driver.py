@@ -115,6 +115,12 @@ class Jobs:
     def cancel_all(self) -> None:
         pass
 
+    def pause(self) -> None:
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        raise NotImplementedError
+
 
 class Memory:
     fd = -1

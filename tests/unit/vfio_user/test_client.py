@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -144,6 +145,42 @@ def test_fds_that_come_uncalled_are_closed(scripted: Callable[..., ScriptedServe
             client.reset()
         assert open_fds() == before
     os.close(fd)
+
+
+def test_file_descriptors_for_parts_of_a_region_are_counted_and_closed(scripted: Callable[..., ScriptedServer]) -> None:
+    """As a server of libvfio-user's offers them, 48 bytes each."""
+    fd = os.eventfd(0)
+    offer = struct.pack("=IIII", 16 + 48, 0, 0, 1) + bytes(48)
+    server = scripted(polite(lambda header, _payload: reply_message(header.id, header.command, offer)), fd)
+    with Client(server.path, timeout=10) as client:
+        before = open_fds()
+        assert client.region_io_fds(0) == 1
+        assert open_fds() == before
+    os.close(fd)
+
+
+FEATURE_REPLIES = {
+    "no data": b"",
+    "too little": bytes(7),
+    "no state": struct.pack("=Ii", 99, -1),
+}
+
+
+@pytest.mark.parametrize("name", FEATURE_REPLIES)
+def test_a_feature_that_tells_nonsense_is_the_servers_fault(scripted: Callable[..., ScriptedServer], name: str) -> None:
+    def tell(header: Header, payload: bytes) -> bytes:
+        return reply_message(header.id, header.command, payload[:8] + FEATURE_REPLIES[name])
+
+    with Client(scripted(polite(tell)).path, timeout=10) as client, pytest.raises(PeerError, match="DEVICE_FEATURE"):
+        client.migration_state()
+
+
+def test_a_bitmap_of_the_wrong_size_is_the_servers_fault(scripted: Callable[..., ScriptedServer]) -> None:
+    def tell(header: Header, payload: bytes) -> bytes:
+        return reply_message(header.id, header.command, payload + bytes(7))
+
+    with Client(scripted(polite(tell)).path, timeout=10) as client, pytest.raises(PeerError, match="bitmap"):
+        client.report_dma_logging(0, 4096, 4096)
 
 
 def test_a_region_that_claims_endless_information_is_not_asked_again(scripted: Callable[..., ScriptedServer]) -> None:

@@ -3,14 +3,19 @@
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
 
 import pytest
 
-from mdev_user.errors import DmaFault, GuestError
+from mdev_user.errors import DmaFault, GuestError, TooManyFiles
 from mdev_user.units import KiB
 from mdev_user.vfio.dma import Backing, DmaFlags
-from mdev_user.vfio_user.guest_memory import GuestMemory
+from mdev_user.vfio_user import guest_memory as module
+from mdev_user.vfio_user.file_status import file_status
+from mdev_user.vfio_user.guest_memory import GuestMemory, MayKeepWaiting
+from mdev_user.vfio_user.shares import ASSURED_FILES, MOST_FILES, MOST_MAPPED, HostShare, Share
 
 SIZE = 16 * KiB
 BOTH = DmaFlags.READ | DmaFlags.WRITE
@@ -129,3 +134,181 @@ def test_devices_may_share_it_from_several_threads(memory: GuestMemory) -> None:
     assert not wrong
     assert not memory.mapped_files
     os.close(fd)
+
+
+# --- what one user may have us keep --------------------------------------------------------------------------------
+
+
+def sealed(size: int = SIZE) -> int:
+    fd = os.memfd_create("ram", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    return fd
+
+
+def unsealed(size: int = SIZE) -> int:
+    fd = os.memfd_create("ram")
+    os.ftruncate(fd, size)
+    return fd
+
+
+def open_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are enough
+
+
+def mappings() -> int:
+    return sum("memfd:" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+@pytest.mark.parametrize("make", [sealed, unsealed])
+def test_churn_of_4_kib_mappings_costs_one_file(memory: GuestMemory, make: Callable[[], int]) -> None:
+    """256 mappings, each with a file descriptor of its own, unmapped and mapped again, 100 times: a guest's IOMMU."""
+    fd = make()
+    before = open_fds(), mappings()
+    for _ in range(100):
+        backings = [memory.backing(os.dup(fd), 0, 4096, BOTH) for _ in range(256)]
+        assert (memory.open_files, open_fds() - before[0]) == (1, 1)
+        assert mappings() - before[1] == memory.mapped_files == (make is sealed)
+        for backing in backings:
+            backing.close()
+    assert (open_fds(), mappings()) == before
+    assert (memory.share.files, memory.share.mapped) == (0, 0)
+    os.close(fd)
+
+
+def test_the_sight_of_a_leak_would_be_seen(memory: GuestMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control of the test above: a file for each mapping."""
+    numbers = count()
+    monkeypatch.setattr(module, "file_status", lambda fd: file_status(fd)._replace(inode=next(numbers)))
+    fd = sealed()
+    before = open_fds(), mappings()
+    backings = [memory.backing(os.dup(fd), 0, 4096, BOTH) for _ in range(16)]
+    assert open_fds() > before[0] + 1
+    assert mappings() > before[1] + 1
+    for backing in backings:
+        backing.close()
+    os.close(fd)
+
+
+@pytest.mark.parametrize("make", [sealed, unsealed])
+def test_one_user_can_share_so_many_files_and_no_more(memory: GuestMemory, make: Callable[[], int]) -> None:
+    before = open_fds()
+    backings = [memory.backing(make(), 0, SIZE, BOTH) for _ in range(MOST_FILES)]
+    with pytest.raises(TooManyFiles):
+        memory.backing(make(), 0, SIZE, BOTH)
+    assert open_fds() == before + MOST_FILES
+    backings.pop().close()
+    backings.append(memory.backing(make(), 0, SIZE, BOTH))
+    for backing in backings:
+        backing.close()
+    assert open_fds() == before
+
+
+def test_a_file_that_grows_with_every_mapping_counts_each_time(memory: GuestMemory) -> None:
+    fd = sealed(0)
+    backings = []
+    for number in range(1, MOST_FILES + 1):
+        os.ftruncate(fd, number * 4096)
+        backings.append(memory.backing(os.dup(fd), (number - 1) * 4096, 4096, BOTH))
+    os.ftruncate(fd, 2 * MOST_FILES * 4096)
+    with pytest.raises(TooManyFiles):
+        memory.backing(os.dup(fd), MOST_FILES * 4096, 4096, BOTH)
+    for backing in backings:
+        backing.close()
+    assert memory.share.files == 0
+    os.close(fd)
+
+
+def test_a_file_too_large_to_be_mapped_is_reached_all_the_same(memory: GuestMemory) -> None:
+    backing = memory.backing(sealed(MOST_MAPPED + 4096), MOST_MAPPED, 4096, BOTH)
+    assert not memory.mapped_files
+    backing.write(0, b"there")
+    assert backing.read(0, 5) == b"there"
+    backing.close()
+    assert (memory.share.files, memory.share.mapped) == (0, 0)
+
+
+def test_when_the_host_has_nothing_left_to_give_a_user_has_what_is_its_own() -> None:
+    memory = GuestMemory(Share(HostShare(files=0)))
+    backings = [memory.backing(sealed(), 0, SIZE, BOTH) for _ in range(ASSURED_FILES)]
+    before = open_fds()
+    with pytest.raises(TooManyFiles):
+        memory.backing(sealed(), 0, SIZE, BOTH)
+    assert open_fds() == before
+    for backing in backings:
+        backing.close()
+
+
+def test_two_users_files_are_never_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inode numbers repeat (those of huge pages after 2^32): a user may bring about that his is another's."""
+    monkeypatch.setattr(module, "file_status", lambda fd: file_status(fd)._replace(inode=1))
+    host = HostShare()
+    victim, attacker = GuestMemory(Share(host)), GuestMemory(Share(host))
+    secret = victim.backing(sealed(), 0, SIZE, BOTH)
+    secret.write(0, b"secret")
+    guess = attacker.backing(sealed(), 0, SIZE, BOTH)
+    assert guess.read(0, 6) == bytes(6)
+    secret.close()
+    guess.close()
+
+
+def test_memory_whose_file_system_may_keep_us_waiting_is_not_reached_by_its_file(memory: GuestMemory) -> None:
+    fd = os.open("/proc/self/status", os.O_RDONLY)  # regular, and of no device: as FUSE, NFS and 9p are
+    with pytest.raises(MayKeepWaiting):
+        memory.backing(fd, 0, 16, DmaFlags.READ)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+# --- huge pages: there are none here, so the way they are written is shown on small ones -----------------------------
+
+
+@pytest.fixture
+def huge(memory: GuestMemory, monkeypatch: pytest.MonkeyPatch) -> GuestMemory:
+    monkeypatch.setattr(module, "on_huge_pages", lambda _fd: True)
+    return memory
+
+
+def test_huge_pages_are_written_by_the_kernel(huge: GuestMemory) -> None:
+    before = open_fds()
+    fd = sealed(4 << 20)
+    backing = huge.backing(os.dup(fd), 4096, 3 << 20, BOTH)
+    data = os.urandom(2 << 20)
+    backing.write(5, data)
+    assert backing.read(5, len(data)) == data
+    assert os.pread(fd, 16, 4096 + 5) == data[:16]
+    for offset, length in ((3 << 20, 1), (-1, 1)):
+        with pytest.raises(DmaFault):
+            backing.write(offset, bytes(length))
+        with pytest.raises(DmaFault):
+            backing.read(offset, length)
+    backing.close()
+    os.close(fd)
+    assert open_fds() == before
+    assert huge.share.files == 0
+
+
+def test_a_page_that_is_not_there_is_a_fault_and_no_signal(huge: GuestMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a hole in huge pages of which there are none left; here it is a file that was not sealed after all."""
+    monkeypatch.setattr(module, "file_status", lambda fd: file_status(fd)._replace(seals=fcntl.F_SEAL_SHRINK))
+    fd = unsealed()
+    backing = huge.backing(os.dup(fd), 0, SIZE, BOTH)
+    os.ftruncate(fd, 4096)
+    backing.write(0, b"there")
+    with pytest.raises(DmaFault):
+        backing.write(8192, b"not there")
+    backing.close()
+    os.close(fd)
+
+
+def test_huge_pages_cost_three_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "on_huge_pages", lambda _fd: True)
+    memory = GuestMemory(Share(HostShare(files=0)))
+    backings = [memory.backing(sealed(), 0, SIZE, BOTH) for _ in range(ASSURED_FILES // 3)]
+    before = open_fds()
+    with pytest.raises(TooManyFiles):
+        memory.backing(sealed(), 0, SIZE, BOTH)
+    assert open_fds() == before
+    for backing in backings:
+        backing.close()
+    assert (memory.share.files, memory.share.mapped) == (0, 0)

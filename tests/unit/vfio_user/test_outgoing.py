@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from typing_extensions import override
 
 from mdev_user.vfio_user.outgoing import Outgoing
 
@@ -96,6 +97,35 @@ def test_fds_travel_once_with_the_first_bytes(ends: tuple[socket.socket, socket.
     assert len(fds) == 1
     for each in (fd, *fds):
         os.close(each)
+
+
+class EndsLate(threading.Thread):
+    """Alive for a while after it has done its work."""
+
+    late = threading.Event()
+
+    @override
+    def run(self) -> None:
+        super().run()
+        self.late.wait(10)
+
+
+def test_what_is_left_when_the_background_is_about_to_end_is_sent_too(
+    ends: tuple[socket.socket, socket.socket], lock: threading.Lock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = ends
+    outgoing = Outgoing(near, lock)
+    monkeypatch.setattr("mdev_user.vfio_user.outgoing.Thread", EndsLate)
+    try:
+        for message in (b"first", b"second"):
+            filled = fill(near)
+            with lock:
+                outgoing.send(message)
+                outgoing.drain_in_background()
+            assert read(far, filled + len(message)).endswith(message)
+    finally:
+        EndsLate.late.set()
+    outgoing.end()
 
 
 def test_a_peer_that_is_gone_ends_the_background(

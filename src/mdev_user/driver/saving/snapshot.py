@@ -97,12 +97,17 @@ _DECODER = msgspec.msgpack.Decoder(Stream)
 
 def to_bytes(stream: Stream) -> bytes:
     """DriverError for one that is too large to be loaded."""
+    return _HEADER.pack(MAGIC, FORMAT) + body_of(stream)
+
+
+def body_of(stream: Stream) -> bytes:
+    """The map alone. DriverError as of `to_bytes`."""
     body = encoded(stream)
     if len(body) > LARGEST + _memory_bytes(stream):
         raise DriverError(
             f"{stream.driver}: a state of {len(body)} bytes: expected at most {LARGEST}; keep what is large in Memory"
         )
-    return _HEADER.pack(MAGIC, FORMAT) + body
+    return body
 
 
 def from_bytes(data: bytes, memory: int) -> Stream:
@@ -112,11 +117,20 @@ def from_bytes(data: bytes, memory: int) -> Stream:
     _magic, given = _HEADER.unpack_from(data)
     if given != FORMAT:
         raise StateError(f"saved state: expected format {FORMAT}, given {given}: it is of another mdev-user")
-    largest = _HEADER.size + LARGEST + memory
-    if len(data) > largest:
-        raise StateError(f"saved state: expected at most {largest} bytes, given {len(data)}")
+    if len(data) > largest(memory):
+        raise StateError(f"saved state: expected at most {largest(memory)} bytes, given {len(data)}")
+    return from_body(memoryview(data)[_HEADER.size :])
+
+
+def largest(memory: int) -> int:
+    """Bytes that a saved state has at most, with so many bytes of memory and of what says where they are."""
+    return _HEADER.size + LARGEST + memory
+
+
+def from_body(body: memoryview) -> Stream:
+    """What a hostile map says, or StateError. The caller has looked at its size."""
     try:
-        return _DECODER.decode(memoryview(data)[_HEADER.size :])
+        return _DECODER.decode(body)
     except (msgspec.MsgspecError, RecursionError, ValueError, TypeError) as error:
         raise StateError(f"saved state: {told(error)}") from error
 

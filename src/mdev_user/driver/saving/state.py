@@ -9,7 +9,6 @@ import msgspec
 
 from mdev_user.driver.attributes import Attribute
 from mdev_user.driver.plan import Plan
-from mdev_user.driver.saving import pages
 from mdev_user.driver.saving.kinds import decoded, encoded
 from mdev_user.driver.saving.naming import Units, meant, prefixed
 from mdev_user.driver.state import Kept, Session
@@ -17,7 +16,7 @@ from mdev_user.driver.unit import AnyUnit
 from mdev_user.errors import DriverError, StateError
 from mdev_user.regs.bar import Bar
 from mdev_user.regs.kinds import RSVD, UNIMPL
-from mdev_user.regs.slots import Slot
+from mdev_user.regs.slots import Slot, Values, new_values
 
 
 def values_of(units: Units) -> dict[str, msgspec.Raw]:
@@ -46,27 +45,24 @@ def _checked_own(bar: str, slot: Slot, changed: int) -> int:
 class Incoming:
     """A state that was checked from its first to its last byte. `take_over` cannot fail."""
 
-    registers: list[tuple[list[int], list[int]]] = field(default_factory=list)
+    registers: list[tuple[Values, Values]] = field(default_factory=list)
     """The values of each bar, and what they are to be."""
     # Any: values of all declared types, by the name of the member.
     members: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)  # Any: as above
-    memory: list[tuple[memoryview, list[tuple[int, int]], bytes]] = field(default_factory=list)
 
     def take_over(self) -> None:
         for values, loaded in self.registers:
             values[:] = loaded
         for state, members in self.members:
             state.update(members)
-        for view, runs, data in self.memory:
-            pages.fill(view, runs, data)
 
 
-def checked(units: Units, values: Mapping[str, msgspec.Raw], memory: Mapping[str, tuple[bytes, bytes]]) -> Incoming:
-    """What hostile values mean; StateError for those that the device cannot have."""
+def checked(units: Units, values: Mapping[str, msgspec.Raw]) -> Incoming:
+    """What hostile values mean, memory and jobs apart; StateError for those that the device cannot have."""
     incoming, known = Incoming(), _Known()
     for prefix, unit in prefixed(units):
         for name, bar, current in _bars(unit):
-            loaded = list(bar._layout.resets)
+            loaded = new_values(bar._layout.resets)
             incoming.registers.append((current, loaded))
             for slot in bar._layout.slots:
                 known.add_register(f"{prefix}{name}.{slot.name}", slot, loaded)
@@ -77,7 +73,6 @@ def checked(units: Units, values: Mapping[str, msgspec.Raw], memory: Mapping[str
         known.add_members(prefix, (each for each in unit._plan.state if not isinstance(each, Session)), state)
         known.add_members(prefix, own_attributes(unit._plan), settings)
     known.load(values)
-    incoming.memory = list(pages.checked_memory(units, memory))
     return incoming
 
 
@@ -86,9 +81,9 @@ class _Known:
 
     def __init__(self) -> None:
         self._takers: dict[str, Callable[[msgspec.Raw], None]] = {}
-        self._busy: list[tuple[list[int], list[int], dict[int, int]]] = []
+        self._busy: list[tuple[Values, list[int], dict[int, int]]] = []
 
-    def add_register(self, name: str, slot: Slot, loaded: list[int]) -> None:
+    def add_register(self, name: str, slot: Slot, loaded: Values) -> None:
         def take(data: msgspec.Raw) -> None:
             loaded[slot.index] = _register(name, slot, decoded(data))
 
@@ -99,7 +94,7 @@ class _Known:
         for member in members:
             self._takers[prefix + member._name] = _taker(member, loaded)
 
-    def drop_busy(self, loaded: list[int], resets: list[int], busy: dict[int, int]) -> None:
+    def drop_busy(self, loaded: Values, resets: list[int], busy: dict[int, int]) -> None:
         """Busy bits follow from the jobs, and from nothing else."""
         self._busy.append((loaded, resets, busy))
 
@@ -144,7 +139,7 @@ def bars_of(plan: Plan) -> Iterator[tuple[str, Bar]]:
     return ((bar._name, bar) for bar in plan.bars.values())
 
 
-def _bars(unit: AnyUnit) -> Iterator[tuple[str, Bar, list[int]]]:
+def _bars(unit: AnyUnit) -> Iterator[tuple[str, Bar, Values]]:
     return ((bar._name, bar, unit._bars[index]._values) for index, bar in unit._plan.bars.items())
 
 

@@ -28,9 +28,10 @@ def check(
     """Try a parent driver; CheckFailed for the first thing that does not hold.
 
     Accesses of all sizes follow the declared access rules. Interrupts follow their declared conditions, a busy bit its
-    job; a reset leaves what is declared to stay. Saved at any await and loaded into a fresh device in a fresh
-    interpreter, the device behaves the same ever after. Damaged states are refused, with the device as it was. What the
-    mdevs of a parent take and give back adds up. No exception but GuestError comes out of the driver.
+    job; a reset leaves what is declared to stay. Copied while it runs, stopped at any await and loaded into a fresh
+    device in a fresh interpreter, the device behaves the same ever after. Damaged states and streams are refused, with
+    the device as it was. What the mdevs of a parent take and give back adds up. No exception but GuestError comes out
+    of the driver.
 
     ``examples`` cases are tried of each kind, the same at every run with the same ``seed``. A case that fails is made
     shorter for at most ``seconds``. ``preamble`` is Python that is run before the driver is imported.

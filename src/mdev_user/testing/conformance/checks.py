@@ -16,12 +16,13 @@ from mdev_user.testing.conformance.operations import CheckFailed, Finding, Opera
 from mdev_user.testing.conformance.rules import RuleAccess, bar_classes
 from mdev_user.testing.conformance.script import script
 from mdev_user.testing.conformance.search import Search, without_some
+from mdev_user.testing.conformance.streams import Tampering
 from mdev_user.testing.conformance.tasks import Account, AnyParent, Corrupt, Explore, Explored, Resume, Rules, Task
 
 POINTS = 4
 """Awaits of one case at which the device is saved."""
 
-Hostile = tuple[Story, tuple[Mutation, ...]]
+Hostile = tuple[Story, tuple[Mutation, ...], tuple[Tampering, ...]]
 
 
 class Checks:
@@ -64,14 +65,14 @@ class Checks:
         return f"behaviour: {self._search.examples} cases, saved and loaded {self._saves} times"
 
     def states(self) -> str:
-        """Saved states that were damaged, or made up."""
+        """Saved states and migration streams that were damaged, or made up."""
 
         def find(case: Hostile) -> Finding | None:
-            (found, before, _after), mutations = case
-            return self._found(Corrupt(found.setting, before, mutations))
+            (found, before, _after), mutations, tamperings = case
+            return self._found(Corrupt(found.setting, before, mutations, tamperings))
 
         def draw(random: Random) -> Hostile:
-            return drawing.story(random, self._maps, 4, 0), drawing.mutations(random)
+            return drawing.story(random, self._maps, 4, 0), drawing.mutations(random), drawing.tamperings(random)
 
         failure = self._search(draw, find, _shorter_hostile)
         if failure is not None:
@@ -97,8 +98,8 @@ class Checks:
             if isinstance(point.outcome, Finding):
                 return _without_saving(point.outcome)
             self._saves += 1
-            resumed = self._moved.do(Resume(found.setting, point.checkpoint, after))
-            if finding := same_ever_after(point, point.outcome, resumed, len(after)):
+            resumed = self._moved.do(Resume(found.setting, point.outcome.checkpoint, after))
+            if finding := same_ever_after(point, point.outcome.played, resumed, len(after)):
                 return finding
         return None
 
@@ -142,8 +143,10 @@ def _simpler(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, ...
 
 
 def _shorter_hostile(case: Hostile) -> Iterator[Hostile]:
-    story, mutations = case
+    story, mutations, tamperings = case
     for fewer in without_some(mutations):
-        yield story, fewer
+        yield story, fewer, tamperings
+    for left in without_some(tamperings):
+        yield story, mutations, left
     for less in _shorter(story):
-        yield less, mutations
+        yield less, mutations, tamperings

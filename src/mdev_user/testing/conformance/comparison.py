@@ -13,7 +13,9 @@ def same_ever_after(point: Point, went: Played, resumed: Reply, drawn: int) -> F
         return Finding(f"{_LOADED}: {resumed.text}", point.done, resumed.after or resumed.before)
     if not isinstance(resumed, Played):
         return Finding(f"unexpected: {resumed}")
-    if text := difference(point.checkpoint.state, resumed.again):
+    if text := difference(point.state, went.again):
+        return Finding(f"the device that was saved has changed by it: {text}", point.done, ())
+    if text := difference(point.state, resumed.again):
         return Finding(f"saved, loaded and saved again at once: {text}", point.done, ())
     return _seen_otherwise(point, went, resumed, drawn) or _left_otherwise(point, went, resumed, drawn)
 

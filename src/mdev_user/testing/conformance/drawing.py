@@ -5,7 +5,7 @@ mattered, with two values in all (its generator makes new cases mostly by changi
 milliseconds). What is lost is its shrinking; see `search`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from random import Random
 from typing import TypeAlias
@@ -15,7 +15,9 @@ from mdev_user.testing.conformance.maps import ADDRESSES, Map, Target
 from mdev_user.testing.conformance.mutations import MUTATIONS, Mutation
 from mdev_user.testing.conformance.operations import (
     Advance,
+    Copy,
     Listen,
+    MappedWrite,
     Operation,
     Poke,
     Read,
@@ -27,6 +29,8 @@ from mdev_user.testing.conformance.operations import (
     Write,
 )
 from mdev_user.testing.conformance.rules import RuleAccess
+from mdev_user.testing.conformance.streams import DAMAGES, FORGERIES, Tampering
+from mdev_user.units import PAGE, MiB
 from mdev_user.vfio.requests import Region
 
 Operations: TypeAlias = tuple[Operation, ...]
@@ -42,13 +46,15 @@ _COMMANDS = (b"\x07\x00", b"\x07\x00", b"\x07\x04", b"\x03\x00", b"\x00\x00")
 _MUTE = Write(int(Region.CONFIG), 4, b"\x03\x00")
 """Without bus mastering messages wait."""
 _NO_PIN = Write(int(Region.CONFIG), 4, b"\x07\x04")
+_COPIES = (100, PAGE, MiB, MiB)
+"""Bytes that are copied at once."""
 _HEADER = (0x00, 0x08, 0x0C, 0x10, 0x2C, 0x34, 0x3C)
 
 
 def story(random: Random, maps: Sequence[Map], before: int = 8, after: int = 6) -> Story:
     """What is done before a device is saved, and what is done then, about so many things.
 
-    Mostly the last thing before is a command, so that a job is under way.
+    Mostly the last thing before is a command, so that a job is under way, and the device is being copied.
     """
     whole = random.choice(maps)
     found = _focus(random, whole) if random.random() < 0.75 else whole
@@ -57,7 +63,7 @@ def story(random: Random, maps: Sequence[Map], before: int = 8, after: int = 6) 
     if found.commands and random.random() < 0.8:
         first += _command(random, found)
     then = [each for _ in range(random.randint(0, after)) for each in _something(random, found)]
-    return whole, tuple(first), tuple(then)
+    return whole, tuple(_copied(random, whole, first)), tuple(_painted(random, whole, then))
 
 
 def _beginning(random: Random, found: Map) -> Sequence[Operation]:
@@ -72,6 +78,30 @@ def _focus(random: Random, whole: Map) -> Map:
     others = [each for each in whole.targets if each not in commands]
     some = random.sample(others, min(len(others), random.randint(2, 6)))
     return replace(whole, targets=[*commands, *some], commands=commands)
+
+
+def _copied(random: Random, whole: Map, operations: Sequence[Operation]) -> Iterator[Operation]:
+    """With pre-copy begun at some moment, and memory that is written before and after it was read."""
+    begin = random.randint(0, len(operations)) if random.random() < 0.7 else len(operations) + 1
+    for number, each in enumerate(_painted(random, whole, operations)):
+        if number == begin or (number > begin and random.random() < 0.4):
+            yield Copy(random.choice(_COPIES))
+        yield each
+    if begin <= len(operations):
+        yield Copy(random.choice(_COPIES))
+        yield from _painted(random, whole, ())
+
+
+def _painted(random: Random, whole: Map, operations: Sequence[Operation]) -> Iterator[Operation]:
+    """With writes to the memory that the guest maps in between, to few of its pages."""
+    for each in (*operations, None):
+        if whole.memories and random.random() < 0.4:
+            region, start, size = random.choice(whole.memories)
+            page = random.choice((0, 1, 2, -1)) % (size // PAGE)
+            data = random.choice((bytes(8), random.randbytes(random.randint(1, 8))))
+            yield MappedWrite(region, start + page * PAGE + random.choice((0, 100, PAGE - 8)), data)
+        if each is not None:
+            yield each
 
 
 def _something(random: Random, found: Map) -> Sequence[Operation]:
@@ -179,10 +209,15 @@ def changes(random: Random, types: int) -> tuple[Change, ...]:
 
 def mutations(random: Random) -> tuple[Mutation, ...]:
     """Of a saved state."""
-    kinds = (*MUTATIONS, "odd", "odd", "nudge")
-    return tuple(
-        Mutation(
-            random.choice(kinds), random.getrandbits(16), random.getrandbits(8), random.randbytes(random.randint(0, 24))
-        )
-        for _ in range(20)
-    )
+    return tuple(_mutation(random) for _ in range(20))
+
+
+def tamperings(random: Random) -> tuple[Tampering, ...]:
+    """With a migration stream; once, none."""
+    kinds = ["leave it", *(random.choice((*DAMAGES, *FORGERIES)) for _ in range(10))]
+    return tuple(Tampering(kind, _mutation(random)) for kind in kinds)
+
+
+def _mutation(random: Random) -> Mutation:
+    kind = random.choice((*MUTATIONS, "odd", "odd", "nudge"))
+    return Mutation(kind, random.getrandbits(16), random.getrandbits(8), random.randbytes(random.randint(0, 24)))

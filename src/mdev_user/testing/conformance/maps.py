@@ -46,6 +46,8 @@ class Map:
     """Of the regions."""
     attributes: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     """What to store in those that can be written."""
+    memories: list[tuple[int, int, int]] = field(default_factory=list, repr=False)
+    """Region, offset and size of each that the guest can map."""
     kinds: list[int] = field(default_factory=lambda: [int(Irq.INTX)], repr=False)
     """Of interrupts."""
 
@@ -70,6 +72,7 @@ def _map(parent: _AnyParent, setting: Setting) -> Map:
     for name, each in declarations(parent.function).items():
         if isinstance(each, Attribute) and each._writable:
             made.attributes[f"{each._group}/{name}".removeprefix("/")] = _texts(each)
+    made.memories = list(player.memories())
     made.kinds += [int(kind) for kind in (Irq.MSI, Irq.MSIX) if player.guest.vectors(kind)]
     return made
 

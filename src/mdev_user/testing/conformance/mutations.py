@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-_HEADER = 10
+HEADER = 10
 """Bytes before the msgpack map."""
 _LEAST, _MOST = -(1 << 63), (1 << 64) - 1
 """The integers of msgpack."""
@@ -52,7 +52,7 @@ def _replace(_state: bytes, mutation: Mutation) -> bytes:
 
 
 def _body(state: bytes, mutation: Mutation) -> bytes:
-    return state[:_HEADER] + mutation.data
+    return state[:HEADER] + mutation.data
 
 
 Path: TypeAlias = tuple[Any, ...]  # Any: keys and indexes
@@ -67,14 +67,14 @@ def _leaves(value: object, path: Path = ()) -> list[Path]:
 
 
 def _change(state: bytes, mutation: Mutation, change: Callable[[Any, Any], None]) -> bytes:  # Any: msgpack's values
-    values = msgspec.msgpack.decode(state[_HEADER:])
+    values = msgspec.msgpack.decode(state[HEADER:])
     leaves = [path for path in _leaves(values) if path]
     path = leaves[mutation.place * len(leaves) >> 16]
     holder = values
     for key in path[:-1]:
         holder = holder[key]
     change(holder, path[-1])
-    return state[:_HEADER] + msgspec.msgpack.encode(values)
+    return state[:HEADER] + msgspec.msgpack.encode(values)
 
 
 def _odd(state: bytes, mutation: Mutation) -> bytes:

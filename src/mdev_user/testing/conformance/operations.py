@@ -74,7 +74,24 @@ class Listen(msgspec.Struct, frozen=True, tag=True):
     kind: int
 
 
-Operation: TypeAlias = Read | Write | Step | Run | Advance | Reset | Reopen | Store | Show | Poke | Listen
+class MappedWrite(msgspec.Struct, frozen=True, tag=True):
+    """The guest writes a `Memory` that it has mapped."""
+
+    region: int
+    offset: int
+    data: bytes
+
+
+class Copy(msgspec.Struct, frozen=True, tag=True):
+    """The device's machine copies some of its state while it runs; the first time, it begins to."""
+
+    most: int
+    """Bytes."""
+
+
+Operation: TypeAlias = (
+    Read | Write | Step | Run | Advance | Reset | Reopen | Store | Show | Poke | Listen | MappedWrite | Copy
+)
 
 
 class Setting(msgspec.Struct, frozen=True):

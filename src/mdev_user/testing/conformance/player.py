@@ -14,10 +14,13 @@ from mdev_user.driver.parent import Parent
 from mdev_user.errors import GuestError, MdevError
 from mdev_user.pci import layout
 from mdev_user.regs.bar import Bar
+from mdev_user.testing.conformance.carried_ram import CarriedGuest
 from mdev_user.testing.conformance.operations import (
     TICKS,
     Advance,
+    Copy,
     Listen,
+    MappedWrite,
     Operation,
     Poke,
     Read,
@@ -31,21 +34,23 @@ from mdev_user.testing.conformance.operations import (
     Store,
     Write,
 )
-from mdev_user.testing.guest import Guest
-from mdev_user.units import PAGE
+from mdev_user.testing.conformance.streams import cut
+from mdev_user.units import PAGE, MiB
 from mdev_user.vfio.requests import Irq, Region
 
 MOST_STEPS = 20_000
 """Stretches of jobs within one operation."""
+_READS = (1000, PAGE, MiB)
+"""Bytes of a stream that are read at once."""
 _ZERO = bytes(PAGE)
 _REFUSED = (GuestError, MdevError)
 """What a guest and an operator get to hear."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """All that is carried over when a device is migrated: its state, and what belongs to its machine."""
+    """All that is carried over when a device is migrated: its stream, and what belongs to its machine."""
 
-    state: bytes
+    stream: bytes
     memory: dict[int, bytes]
     settings: dict[str, str]
     kind: int
@@ -58,7 +63,7 @@ class Player:
     # Any: of whatever profile
     def __init__(self, parent: type[Parent[Any]], setting: Setting, done: list[Operation] | None = None) -> None:
         """``done`` gets what was performed."""
-        self.guest = Guest(parent, setting.type_name, **setting.options)
+        self.guest = CarriedGuest(parent, setting.type_name, **setting.options)
         self.done = [] if done is None else done
         self._memory = -1, 0
         """A checksum of the memory, and of which of its changes."""
@@ -144,6 +149,12 @@ class Player:
         if not self._disturbs():
             self.guest.memory[operation.address : operation.address + len(operation.data)] = operation.data
 
+    def copy(self, operation: Copy) -> None:
+        try:
+            self.guest.copy(operation.most)
+        except GuestError as error:
+            raise Broken(f"the device cannot be copied while it runs: {error}") from error
+
     def listen(self, kind: int) -> None:
         enable: dict[int, Callable[[], None]] = {
             Irq.INTX: self.guest.enable_intx,
@@ -161,7 +172,7 @@ class Player:
         guest = self.guest
         messages = tuple(guest.take_messages())
         if guest.memory.changes != self._memory[0]:
-            self._memory = guest.memory.changes, crc32(repr(self._pages()).encode())
+            self._memory = guest.memory.changes, crc32(repr(_not_zero(guest.memory.pages)).encode())
         return Seen(answer, refused, guest.pin, messages, errors, self._memory[1])
 
     def bars(self) -> Iterator[tuple[Place, Bar]]:
@@ -179,16 +190,18 @@ class Player:
                     size = each._bytes(self.guest.device.function.profile)  # noqa: SLF001 - our own
                     yield place.bar + each._index, each._offset, size  # noqa: SLF001 - our own
 
-    # --- state ----------------------------------------------------------------------------------------------
+    # --- migration ----------------------------------------------------------------------------------------------
 
     def save(self) -> Checkpoint:
-        guest = self.guest
-        settings = {name: guest.show(name) for name in self._writable}
-        return Checkpoint(guest.device.save(), self._pages(), settings, int(guest.listens_to))
+        """As it is now; the device runs on."""
+        carried = self.guest.is_copied
+        stream = self.guest.save(_READS[len(self.done) % len(_READS)])
+        pages = self.guest.carry() if carried else self.guest.memory.pages
+        return Checkpoint(stream, _not_zero(pages), self.settings(), int(self.guest.listens_to))
 
-    def _pages(self) -> dict[int, bytes]:
-        """The guest's memory, as far as it is not zero."""
-        return {address: page for address, page in self.guest.memory.pages.items() if page != _ZERO}
+    def settings(self) -> dict[str, str]:
+        """What the operator wrote."""
+        return {name: self.guest.show(name) for name in self._writable}
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Into a device that was just opened."""
@@ -200,7 +213,7 @@ class Player:
         if checkpoint.kind != Irq.INTX:
             self.listen(checkpoint.kind)
         guest.take_messages()
-        guest.device.load(checkpoint.state)
+        guest.load(*cut(checkpoint.stream))
 
 
 _PERFORM: dict[type, Callable[[Player, Any], bytes | None]] = {  # Any: the kind that stands before it
@@ -215,7 +228,15 @@ _PERFORM: dict[type, Callable[[Player, Any], bytes | None]] = {  # Any: the kind
     Show: lambda player, operation: player.guest.show(operation.name).encode(),
     Poke: Player.poke,
     Listen: lambda player, operation: player.listen(operation.kind),
+    MappedWrite: lambda player, operation: player.guest.write_mapped(
+        operation.region, operation.offset, operation.data
+    ),
+    Copy: Player.copy,
 }
+
+
+def _not_zero(pages: dict[int, bytes]) -> dict[int, bytes]:
+    return {address: page for address, page in pages.items() if page != _ZERO}
 
 
 class Broken(Exception):

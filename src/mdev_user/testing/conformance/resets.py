@@ -36,7 +36,7 @@ class Resets:
         if self._player.guest.device.jobs:
             raise Broken("jobs are under way right after a reset")
         fresh = Player(self._parent, self._setting)
-        for name, text in self._player.save().settings.items():
+        for name, text in self._player.settings().items():
             fresh.guest.store(name, text)
         fresh.play(operation)
         expected, given = self._values(fresh), self._values(self._player)

@@ -12,8 +12,10 @@ from mdev_user.regs.slots import Slot
 from mdev_user.testing.conformance.operations import (
     TICKS,
     Advance,
+    Copy,
     Finding,
     Listen,
+    MappedWrite,
     Operation,
     Poke,
     Read,
@@ -134,6 +136,10 @@ _LINES: dict[type, Callable[[Names, Any, bool], list[str]]] = {  # Any: the kind
     Show: lambda _names, show, _each: [f'guest.show("{show.name}")'],
     Poke: _poke,
     Listen: lambda _names, listen, _each: [_LISTEN[listen.kind]],
+    MappedWrite: lambda _names, write, _each: [
+        f"guest.write_mapped({write.region}, {write.offset:#x}, {write.data!r})"
+    ],
+    Copy: lambda _names, copy, _each: [f"guest.copy({copy.most})"],
 }
 
 

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -17,9 +17,12 @@ from mdev_user.testing.conformance.mutations import Mutation, mutated
 from mdev_user.testing.conformance.operations import Finding, Operation, Read, Seen, Setting, Show, Write
 from mdev_user.testing.conformance.player import Broken, Checkpoint, Player
 from mdev_user.testing.conformance.rules import RuleAccess, run_rules
+from mdev_user.testing.conformance.states import difference
+from mdev_user.testing.conformance.streams import Tampering, cut, tampered
 from mdev_user.units import PAGE
 from mdev_user.vfio.requests import Region
 
+T = TypeVar("T")
 AnyParent: TypeAlias = type[Parent[Any]]  # Any: of whatever profile
 
 MOST_SWEPT = 200
@@ -39,7 +42,7 @@ class Explore(msgspec.Struct, frozen=True, tag=True):
 
 
 class Resume(msgspec.Struct, frozen=True, tag=True):
-    """Load a state into a fresh device, and go on with ``after``."""
+    """Load a migration stream into a fresh device, and go on with ``after``."""
 
     setting: Setting
     checkpoint: Checkpoint
@@ -61,11 +64,12 @@ class Account(msgspec.Struct, frozen=True, tag=True):
 
 
 class Corrupt(msgspec.Struct, frozen=True, tag=True):
-    """Play ``before``, save, and load what mutations make of it."""
+    """Play ``before``, save, and load what mutations make of it; in another device, what becomes of its stream."""
 
     setting: Setting
     before: tuple[Operation, ...]
     mutations: tuple[Mutation, ...]
+    tamperings: tuple[Tampering, ...] = ()
 
 
 Task: TypeAlias = Explore | Resume | Rules | Account | Corrupt
@@ -85,12 +89,20 @@ class Played(msgspec.Struct, frozen=True, tag=True):
     """The state at the end."""
 
 
+class Moved(msgspec.Struct, frozen=True, tag=True):
+    """A device that was saved, and went on where it was."""
+
+    checkpoint: Checkpoint
+    played: Played
+
+
 class Point(msgspec.Struct, frozen=True):
     """A moment at which a device was saved and went on."""
 
     done: tuple[Operation, ...]
-    checkpoint: Checkpoint
-    outcome: Played | Finding
+    state: bytes
+    """Just before it was."""
+    outcome: Moved | Finding
 
 
 class Explored(msgspec.Struct, frozen=True, tag=True):
@@ -105,7 +117,7 @@ class Clean(msgspec.Struct, frozen=True, tag=True):
 
 Reply: TypeAlias = Explored | Played | Clean | Finding
 
-_OUTCOMES: msgspec.msgpack.Decoder[Played | Finding] = msgspec.msgpack.Decoder(Played | Finding)
+_OUTCOMES: msgspec.msgpack.Decoder[Moved | Finding] = msgspec.msgpack.Decoder(Moved | Finding)
 _REPLIES: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Explored | Played | Clean | Finding)
 _TASK: msgspec.msgpack.Decoder[Task] = msgspec.msgpack.Decoder(Explore | Resume | Rules | Account | Corrupt)
 
@@ -120,7 +132,7 @@ def perform(parent: AnyParent, task: Task) -> Reply:
     return _told(lambda: _TASKS[type(task)](parent, task, done), done)
 
 
-def _told(work: Callable[[], Reply], done: list[Operation], saved_at: int | None = None) -> Reply:
+def _told(work: Callable[[], T], done: list[Operation], saved_at: int | None = None) -> T | Finding:
     """The reply, or the finding with what was done; ``saved_at`` operations of it came before the device was saved."""
     try:
         return work()
@@ -137,7 +149,7 @@ def _explore(parent: AnyParent, task: Explore, done: list[Operation]) -> Reply:
     player = Player(parent, task.setting, done)
     invariants = Invariants(parent, task.setting, player)
     bystander = Player(parent, task.setting)
-    untouched = bystander.save()
+    untouched = bystander.guest.device.save()
     points: list[Point] = []
     last: object = None
     for operation in task.before:
@@ -147,17 +159,22 @@ def _explore(parent: AnyParent, task: Explore, done: list[Operation]) -> Reply:
                 last = moment
                 points.append(_point(player, task, in_copy))
             invariants.check(seen)
-    if bystander.save() != untouched:
+    if bystander.guest.device.save() != untouched:
         raise Broken("another device of the same driver, which nobody used, has another state now")
     points.append(_point(player, task, _in_place))
     return Explored(tuple(points))
 
 
 def _point(player: Player, task: Explore, perform_in: Callable[[Callable[[], bytes]], bytes]) -> Point:
-    checkpoint, done = player.save(), tuple(player.done)
-    go_on = partial(_go_on, player, task.after, checkpoint.state)
-    outcome = perform_in(lambda: encode(_told(go_on, player.done, len(done))))
-    return Point(done, checkpoint, _OUTCOMES.decode(outcome))
+    state, done = player.guest.device.save(), tuple(player.done)
+    move = partial(_move, player, task.after)
+    outcome = perform_in(lambda: encode(_told(move, player.done, len(done))))
+    return Point(done, state, _OUTCOMES.decode(outcome))
+
+
+def _move(player: Player, after: tuple[Operation, ...]) -> Moved:
+    checkpoint = player.save()
+    return Moved(checkpoint, _go_on(player, after))
 
 
 def _in_place(work: Callable[[], bytes]) -> bytes:
@@ -170,11 +187,12 @@ def _resume(parent: AnyParent, task: Resume, done: list[Operation]) -> Reply:
     try:
         player.load(task.checkpoint)
     except StateError as error:
-        raise Broken(f"the state that the device saved cannot be loaded: {error}") from error
-    return _go_on(player, task.after, player.guest.device.save())
+        raise Broken(f"the stream that the device was saved in cannot be loaded: {error}") from error
+    return _go_on(player, task.after)
 
 
-def _go_on(player: Player, after: tuple[Operation, ...], again: bytes) -> Played:
+def _go_on(player: Player, after: tuple[Operation, ...]) -> Played:
+    again = player.guest.device.save()
     seen = [player.settle()]
     rested = player.guest.device.save()
     seen += [player.play(operation, settled=True) for operation in after]
@@ -219,13 +237,38 @@ def _corrupt(parent: AnyParent, task: Corrupt, done: list[Operation]) -> Reply:
             device.load(data)
         except StateError as error:
             if device.save() != good:
-                raise Broken(f"a state that was refused has changed the device ({error}); it was {data!r}") from error
+                raise Broken(
+                    f"a state that was refused has changed the device ({error}); it was {data!r:.2000}"
+                ) from error
         except Exception as error:
-            raise Broken(f"hostile bytes raise {error!r}: expected StateError; they were {data!r}") from error
+            raise Broken(f"hostile bytes raise {error!r}: expected StateError; they were {data!r:.2000}") from error
         else:
             device.save()
             device.load(good)
+    _tamper(parent, task, player)
     return Clean()
+
+
+def _tamper(parent: AnyParent, task: Corrupt, player: Player) -> None:
+    """`Broken` for a stream that is taken, or refused, otherwise than it may be, by a device that has a past."""
+    stream, saved = player.guest.save(), player.guest.device.save()
+    other = Player(parent, task.setting)
+    for operation in task.before[: len(task.before) // 2]:
+        other.play(operation)
+    device = other.guest.device
+    before = device.save()
+    for tampering in task.tamperings:
+        try:
+            other.guest.load(*cut(tampered(stream, tampering)))
+        except StateError as error:
+            if device.save() != before:
+                raise Broken(f"a stream that was refused has changed the device ({error}): {tampering}") from error
+        except Exception as error:
+            raise Broken(f"a hostile stream raises {error!r}: expected StateError: {tampering}") from error
+        else:
+            if not tampering.forged and (text := difference(saved, device.save())):
+                raise Broken(f"a damaged stream was taken, and {text}: {tampering}")
+            device.load(before)
 
 
 _TASKS: dict[type, Callable[[AnyParent, Any, list[Operation]], Reply]] = {  # Any: each its own

@@ -6,6 +6,7 @@ The front sees what it sees of a host process, and calls it in the same words.
 import errno
 import logging
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -62,6 +63,9 @@ class InProcessHost:
 
     def call(self, call: Call) -> Value:
         return self.ask_for_all(call)[0]
+
+    def lend(self, uuid: UUID, listener: socket.socket) -> None:
+        self._service.endpoints.lend(uuid, listener.dup())
 
     def ask_for_all(self, call: Call) -> list[Value]:
         self._check()

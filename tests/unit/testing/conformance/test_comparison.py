@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from drivers.everything import Card, Everything
 from mdev_user.testing.conformance.comparison import same_ever_after
 from mdev_user.testing.conformance.operations import Advance, Finding, Operation, Poke, Read, Setting, Step, Write
 from mdev_user.testing.conformance.player import Player
 from mdev_user.testing.conformance.states import difference
-from mdev_user.testing.conformance.tasks import Explore, Explored, Played, Point, Resume, perform
+from mdev_user.testing.conformance.tasks import Explore, Explored, Moved, Played, Point, Resume, perform
 
 # Newer Pythons warn of a fork beside threads that other tests have left; what is copied here takes no lock.
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
@@ -30,15 +31,19 @@ def point() -> Point:
 
 
 def resumed(point: Point, **changes: Any) -> Played:  # Any: of the parts of a Played
-    reply = perform(Card, Resume(SETTING, point.checkpoint, AFTER))
+    reply = perform(Card, Resume(SETTING, moved(point).checkpoint, AFTER))
     assert isinstance(reply, Played)
     values = {name: changes.get(name, getattr(reply, name)) for name in Played.__struct_fields__}
     return Played(**values)
 
 
-def went(point: Point) -> Played:
-    assert isinstance(point.outcome, Played)
+def moved(point: Point) -> Moved:
+    assert isinstance(point.outcome, Moved)
     return point.outcome
+
+
+def went(point: Point) -> Played:
+    return moved(point).played
 
 
 def told(point: Point, other: Played | Finding) -> str:
@@ -67,7 +72,7 @@ def test_finding_of_the_loaded_device_is_told(point: Point) -> None:
 
 def test_states_are_compared_by_name(point: Point) -> None:
     player = Player(Card, SETTING)
-    player.load(point.checkpoint)
+    player.load(moved(point).checkpoint)
     function = player.guest.device.function
     assert isinstance(function, Everything)
     same = player.guest.device.save()
@@ -78,12 +83,15 @@ def test_states_are_compared_by_name(point: Point) -> None:
     assert difference(same, other) == "ports[1].regs.level is 0x5, not as after a reset"
     assert "when its jobs have run, ports[1].regs.level" in told(point, resumed(point, rested=other))
     assert "saved again at once: ports[1].regs.level" in told(point, resumed(point, again=other))
+    changed = same_ever_after(point, replace(went(point), again=other), resumed(point), len(AFTER))
+    assert changed is not None
+    assert "has changed by it: ports[1].regs.level" in changed.text
 
 
 def test_jobs_and_sleep_are_compared(point: Point) -> None:
-    state = point.checkpoint.state
+    state = point.state
     player = Player(Card, SETTING)
-    player.load(point.checkpoint)
+    player.load(moved(point).checkpoint)
     player.guest.advance(0.25)
     assert "has slept" in difference(state, player.guest.device.save()) or "jobs" in difference(
         state, player.guest.device.save()

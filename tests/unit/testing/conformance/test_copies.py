@@ -14,7 +14,7 @@ from mdev_user.testing.conformance.copies import CopyDied, in_copy
 from mdev_user.testing.conformance.fresh import FreshInterpreters
 from mdev_user.testing.conformance.operations import Finding, Read, Setting, Write
 from mdev_user.testing.conformance.player import Checkpoint
-from mdev_user.testing.conformance.tasks import Explore, Explored, Played, Resume
+from mdev_user.testing.conformance.tasks import Explore, Explored, Moved, Resume
 
 # Newer Pythons warn of a fork beside threads that other tests have left; what is copied here takes no lock.
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
@@ -58,8 +58,8 @@ def test_each_task_has_an_interpreter_of_its_own() -> None:
             reply = interpreters.do(task)
             assert isinstance(reply, Explored)
             outcome = reply.points[0].outcome
-            assert isinstance(outcome, Played)
-            assert outcome.seen[1].answer == b"\x01\0\0\0"  # how often this interpreter's global was counted up
+            assert isinstance(outcome, Moved)
+            assert outcome.played.seen[1].answer == b"\x01\0\0\0"  # how often this interpreter's global was counted up
 
 
 def test_interpreter_goes_on_after_a_task_that_fails() -> None:

@@ -4,8 +4,10 @@ from drivers.everything import Card
 from mdev_user.drivers.mtty import Mtty
 from mdev_user.testing.conformance.operations import (
     Advance,
+    Copy,
     Finding,
     Listen,
+    MappedWrite,
     Operation,
     Poke,
     Read,
@@ -42,6 +44,8 @@ NAMED: dict[Operation, list[str]] = {
     Show("pace"): ['guest.show("pace")'],
     Poke(0x1000, b"ab"): ["guest.memory[0x1000 : 0x1002] = b'ab'"],
     Listen(2): ["guest.enable_msix()"],
+    MappedWrite(1, 0x10, b"ab"): ["guest.write_mapped(1, 0x10, b'ab')"],
+    Copy(4096): ["guest.copy(4096)"],
 }
 
 

@@ -1,0 +1,46 @@
+/* The step lock of a device, as the native loop takes it: without Python. */
+#ifndef STEP_LOCK_H
+#define STEP_LOCK_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+typedef struct {
+    PyObject_HEAD
+    PyThread_type_lock lock;
+    atomic_ulong owner; /* the thread that holds it, 0: none */
+} StepLock;
+
+extern PyTypeObject StepLockType;
+
+static inline bool is_mine(StepLock *self)
+{
+    return atomic_load(&self->owner) == PyThread_get_thread_ident();
+}
+
+/* Without the GIL: whoever has it may be waiting for this lock. */
+static inline void take(StepLock *self)
+{
+    PyThread_acquire_lock(self->lock, WAIT_LOCK);
+    atomic_store(&self->owner, PyThread_get_thread_ident());
+}
+
+static inline void give(StepLock *self)
+{
+    atomic_store(&self->owner, 0);
+    PyThread_release_lock(self->lock);
+}
+
+static inline int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+#endif

@@ -1,0 +1,81 @@
+"""Every target of the fuzzers, without their guidance: its seeds and some mutations of them, always the same ones."""
+
+from functools import cache
+from random import Random
+
+import pytest
+
+from fuzz import mutation
+from fuzz.planting import code_of, planted
+from fuzz.plants import PLANTS
+from fuzz.target import Target
+from fuzz.targets import MODULES, target_of
+
+INPUTS = {
+    "codec": 12000,
+    "version": 8000,
+    "connection": 5000,
+    "session": 300,
+    "config": 2000,
+    "loader": 600,
+    "stream": 80,
+}
+"""Mutations of each: a second or two."""
+QUICK = {
+    "codec-vectors": 3000,
+    "codec-ranges": 3000,
+    "connection-fds": 3000,
+    "config-w1c": 3000,
+    "loader-half": 3000,
+}
+"""Planted faults that so many inputs find without guidance; the others are for `make fuzz-plants`."""
+
+
+@cache
+def inputs(name: str, count: int) -> list[bytes]:
+    target, chance = target_of(name), Random(name)
+    made = list(target.seeds())
+    return made + [_mutated(target, made, chance) for _ in range(count)]
+
+
+def _mutated(target: Target, seeds: list[bytes], chance: Random) -> bytes:
+    data = chance.choice(seeds)
+    if target.mutate is not None and chance.randrange(4):
+        return target.mutate(data, chance)
+    if chance.randrange(3) == 0:
+        data = mutation.crossed(data, chance.choice(seeds), chance)
+    return mutation.mutated(data, chance)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_is_found(name: str) -> None:
+    _run(target_of(name), inputs(name, INPUTS[name]))
+
+
+def _run(target: Target, given: list[bytes]) -> None:
+    for data in given:
+        try:
+            target.one(data)
+        except BaseException as error:
+            error.add_note(f"{target.name} given bytes.fromhex({data.hex()!r})")
+            raise
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_plant_fits_into_the_code(name: str) -> None:
+    """A fault whose line was changed since is to be planted anew."""
+    code_of(PLANTS[name])
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_planted_fault_is_found(name: str) -> None:
+    """The negative control of all the above."""
+    plant = PLANTS[name]
+    target = target_of(plant.target)
+    with planted(plant), pytest.raises(Exception):  # noqa: B017, PT011 - whatever it is
+        _run(target, inputs(plant.target, QUICK[name]))
+
+
+def test_every_target_has_faults_to_find() -> None:
+    assert {plant.target for plant in PLANTS.values()} == set(MODULES) - {"version"}
+    assert len(PLANTS) >= 10
