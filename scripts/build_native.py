@@ -3,6 +3,7 @@
 The loop is optional. Without a C compiler or Python's headers nothing is built, and the build goes on.
 """
 
+import os
 import shlex
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def build() -> Path:
         raise CannotBuild(f"no {headers}/Python.h: apt-get install python3-dev")
     library = FOLDER / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
     made = ROOT / library.with_suffix(".new")
-    compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     command = [*compiler, *FLAGS, f"-I{headers}", "-o", str(made), *sorted(each.name for each in SOURCES.glob("*.c"))]
     try:
         done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, check=False)

@@ -181,11 +181,13 @@ def test_systemds_sockets_are_served_by_their_names_and_hidden_from_hosts(folder
         assert sum(each in ours for each in theirs) == 1, "the mdev's is the host's by the channel; the API's is not"
 
 
-def test_a_control_socket_at_the_daemons_own_place_stays_when_it_ends(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["run", "link"])
+def test_a_control_socket_at_the_daemons_own_place_stays_when_it_ends(folder: Path, name: str) -> None:
     """As a socket unit with ListenStream=/run/mdev-user/control.sock: it may start the daemon again."""
     with given(folder) as daemon:
         daemon.run_dir.path.mkdir(mode=0o755)
-        listener = daemon.listen("run/control.sock")
+        (folder / "link").symlink_to("run")  # as /var/run is one to /run
+        listener = daemon.listen(f"{name}/control.sock")
         for _ in range(2):
             daemon.start(["--fd", f"control={listener.fileno()}"], [listener])
             daemon.ready()

@@ -339,6 +339,9 @@ _ACTIONS: tuple[Callable[[Function, Drawn], None], ...] = (
 )
 
 
+_FIRE, _LISTEN, _FORGET, _LOAD, _ENABLE = 9, 10, 11, 14, 16
+
+
 def _act(choices: Choices, function: Function) -> None:
     offset = choices.one_of(_OFFSETS) if choices.byte() % 4 else choices.number(2) % (function.shape.size + 4)
     size, value = choices.one_of((4, 2, 1, 8, 3, 0, 64)), choices.one_of((*_DATA, choices.number(4)))
@@ -366,13 +369,26 @@ def one(data: bytes) -> None:
 
 
 def seeds() -> Sequence[bytes]:
+    """Every action at the command register and at the first capability, each once more after vectors were enabled."""
     actions = [
-        bytes((1, 0, which, value, vector, action))
-        for action in range(20)
-        for which in (0, 3)
+        _action(offset, value, vector, action)
+        for action in range(len(_ACTIONS))
+        for offset in (0, _OFFSETS.index(0x40))
         for value, vector in ((1, 0), (4, 3))
     ]
-    return [bytes((shape,)) + first + bytes(4) + first for shape in range(len(SHAPES)) for first in actions]
+    enabled = _action(0, 0, 0, _ENABLE)
+    seeds = [bytes((shape,)) + enabled + each for shape in range(len(SHAPES)) for each in actions]
+    power = [Model(shape, Function(shape).space.read(0, shape.size)).power for shape in SHAPES]
+    loads = [(shape, _OFFSETS.index(at)) for shape, at in enumerate(power) if at]
+    seeds += [bytes((shape,)) + _action(at, 0, 1, _LOAD) for shape, at in loads]
+    # A message that nobody hears, then somebody does, and one more.
+    told = [_action(0, 0, 0, action) for action in (_ENABLE, _FORGET, _FIRE, _LISTEN, _FIRE)]
+    return [*seeds, *(bytes((shape,)) + b"".join(told) for shape in range(len(SHAPES)))]
+
+
+def _action(offset: int, value: int, vector: int, action: int) -> bytes:
+    """As `_act` reads it; ``offset`` and ``value`` are numbers of those there are."""
+    return bytes((1, offset, 0, 0, 0, 0, 0, value, vector, action, 0))
 
 
 TARGET = Target(

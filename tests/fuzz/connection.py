@@ -21,9 +21,10 @@ from mdev_user.vfio_user.framing import (
     REPLY,
     Command,
     Header,
+    error_message,
     reply_message,
 )
-from mdev_user.vfio_user.version import Version
+from mdev_user.vfio_user.version import Capabilities, Version
 from protocol.messages import PAYLOADS, VALID_READ, hello
 
 COMMANDS = sorted(PAYLOADS)
@@ -39,6 +40,7 @@ QUESTIONS: dict[Role, list[Request]] = {
 }
 ERRNOS = {GuestError.errno, 25}
 MOST_ACTIONS = 40
+_SMALL_HELLO = Connection(Role.CLIENT, Capabilities(max_data_xfer_size=4096)).hello()
 
 
 class Run:
@@ -51,9 +53,14 @@ class Run:
         self.broken = False
         self.waiting: list[tuple[int, Request]] = []
 
-    def negotiate(self) -> None:
+    def negotiate(self, other: int) -> None:
+        """``other``: a client that takes little, or a server that refuses."""
         if self.connection.role is Role.SERVER:
-            self.receive(hello(), 0, truncated=False)
+            self.receive(_SMALL_HELLO if other else hello(), 0, truncated=False)
+            return
+        if other:
+            self.ask(Version(self.connection.offer))
+            self.receive(error_message(0, Command.VERSION, GuestError.errno), 0, truncated=False)
         else:
             self.connection.hello()
             self.receive(reply_message(0, Command.VERSION, Version().encode()), 0, truncated=False)
@@ -155,7 +162,7 @@ def one(data: bytes) -> None:
     setup = choices.byte()
     run = Run(Role.CLIENT if setup & 1 else Role.SERVER)
     if not setup & 2:
-        run.negotiate()
+        run.negotiate(setup & 4)
     for _ in range(MOST_ACTIONS):
         if not choices.left:
             break
@@ -180,7 +187,7 @@ def _act(choices: Choices, run: Run) -> None:
 
 def seeds() -> Sequence[bytes]:
     messages = [bytes((0, 2, COMMANDS.index(command), which, 7)) for command in COMMANDS for which in range(3)]
-    return [bytes((setup,)) + each[1:] * 3 for setup in range(4) for each in messages]
+    return [bytes((setup,)) + each[1:] * 3 for setup in (0, 1, 2, 3, 4, 5) for each in messages]
 
 
 TARGET = Target(

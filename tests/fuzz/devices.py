@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from drivers.everything import Card as Everything
-from fuzz.grown import GrownParent, StatefulParent
+from fuzz.grown import GrownParent, SetsParent, StatefulParent
 from fuzz.peer import Known, Slot
 from mdev_user.driver import Device, Parent
 from mdev_user.drivers.crc import Card as Crc
@@ -18,8 +18,9 @@ from mdev_user.vfio.requests import MOST_REGIONS, Region
 
 AnyParent = type[Parent[Any]]  # Any: of whatever profile
 PARENTS: tuple[AnyParent, ...] = (Edu, Crc, Mtty, Mbochs, Mdpy, Everything)
-LOADED: tuple[AnyParent, ...] = (*PARENTS, GrownParent, StatefulParent)
-"""Into which states are loaded; of the last the jobs' arguments are its guest's own fault."""
+LOADED: tuple[AnyParent, ...] = (*PARENTS, GrownParent, StatefulParent, SetsParent)
+"""Into which states are loaded; of the stateful one the jobs' arguments are its guest's own fault."""
+GROWN, STATEFUL, SETS = (LOADED.index(each) for each in (GrownParent, StatefulParent, SetsParent))
 UUID1 = UUID(int=1)
 _CONFIG = ((4, 2), (6, 2), (0x10, 4), (0x14, 4), (0x3C, 1), (0x34, 1), (0x42, 2), (0x44, 4), (0x50, 4), (0, 4))
 """Offset and size in the config space."""

@@ -245,7 +245,8 @@ def migration_size(_choices: Choices, _known: Known) -> Message:
 
 def migration_read(choices: Choices, _known: Known) -> Message:
     size = choices.one_of((64, 4096, 1 << 20, 0, 0xFFFF_FFFF))
-    return Message(Command.MIG_DATA_READ, struct.pack("=II", choices.one_of((8, 8, 4096 + 8, 0)), size))
+    argsz = choices.one_of((8 + size, 8 + size, 4096 + 8, 0, 8))
+    return Message(Command.MIG_DATA_READ, struct.pack("=II", argsz & 0xFFFF_FFFF, size))
 
 
 def migration_write(choices: Choices, _known: Known) -> Message:
@@ -288,51 +289,70 @@ MESSAGES: Sequence[Maker] = (
 # --- stories: what goes before, always valid -------------------------------------------------------------------
 
 
-def _map(*fds: FdKind) -> Maker:
+def _map(*fds: FdKind, size: int = SHARED) -> Maker:
     def story(_choices: Choices, known: Known) -> Message:
-        return _complete(Message(Command.DMA_MAP, struct.pack("=IIQQQ", 32, 3, 0, 0, SHARED), fds), known)
+        return _complete(Message(Command.DMA_MAP, struct.pack("=IIQQQ", 32, 3, 0, 0, size), fds), known)
+
+    return story
+
+
+def _unmap(bitmap: int) -> Maker:
+    """With the dirty pages, for which there is room of so many bytes."""
+
+    def story(_choices: Choices, known: Known) -> Message:
+        payload = struct.pack("=IIQQQQ", 40 + bitmap, 1, 0, SHARED, PAGE, bitmap)
+        return _complete(Message(Command.DMA_UNMAP, payload), known)
 
     return story
 
 
 def _arm(index: int, count: int) -> Maker:
-    def story(_choices: Choices, _known: Known) -> Message:
-        payload = struct.pack("=IIIII", 20, 0x24, index, 0, count)
-        return Message(Command.DEVICE_SET_IRQS, payload, (FdKind.EVENTFD,) * count)
-
-    return story
+    return _irqs(0x24, index, count, fds=(FdKind.EVENTFD,) * count)
 
 
-def _unmask(flags: int, *fds: FdKind) -> Maker:
-    def story(_choices: Choices, _known: Known) -> Message:
-        return Message(Command.DEVICE_SET_IRQS, struct.pack("=IIIII", 20, flags, 0, 0, 1), fds)
-
-    return story
+def _irqs(flags: int, index: int = 0, count: int = 1, data: bytes = b"", fds: tuple[FdKind, ...] = ()) -> Maker:
+    payload = struct.pack("=IIIII", 20 + len(data), flags, index, 0, count) + data
+    return lambda _choices, _known: Message(Command.DEVICE_SET_IRQS, payload, fds)
 
 
 def _enter(state: int) -> Maker:
-    def story(_choices: Choices, _known: Known) -> Message:
-        return Message(Command.DEVICE_FEATURE, _feature(SET, 2, struct.pack("=Ii", state, -1)))
-
-    return story
+    return _asked(SET, 2, struct.pack("=Ii", state, -1))
 
 
-def _log(_choices: Choices, _known: Known) -> Message:
-    return Message(Command.DEVICE_FEATURE, _feature(SET, 6, struct.pack("=QII", PAGE, 0, 0)))
+def _asked(operation: int, index: int, data: bytes, argsz: int | None = None) -> Maker:
+    return lambda _choices, _known: Message(Command.DEVICE_FEATURE, _feature(operation, index, data, argsz))
 
 
+def _read(size: int) -> Maker:
+    return lambda _choices, _known: Message(Command.MIG_DATA_READ, struct.pack("=II", 8 + size, size))
+
+
+def _region(index: int) -> Maker:
+    payload = struct.pack("=IIIIQQ", PAGE, 0, index, 0, 0, 0)
+    return lambda _choices, _known: Message(Command.DEVICE_GET_REGION_INFO, payload)
+
+
+_LOG = _asked(SET, 6, struct.pack("=QII", PAGE, 0, 0))
+_DIRTY = struct.pack("=QQQ", 0, SHARED, PAGE)
 _WORK = (work,) * 14
+_NOT_ACKNOWLEDGED = _WORK[:11]
+"""So far that the level of an interrupt is up, with some drivers."""
 STORIES: Sequence[Sequence[Maker]] = (
     (),
     (_map(), _arm(0, 1), *_WORK),
     (_map(FdKind.MEMORY), _arm(0, 1), *_WORK),
     (_map(FdKind.LOOSE), _arm(1, 1), *_WORK),
-    (_map(FdKind.MEMORY), _arm(2, 6), _log, *_WORK),
-    (_map(), _arm(0, 1), _unmask(0x14, FdKind.EVENTFD), *_WORK),
-    (_arm(0, 1), _unmask(0x09), _unmask(0x11), *_WORK),
-    (_map(), *_WORK, _enter(6), migration_read, _enter(3), migration_read, migration_read),
+    (_map(FdKind.MEMORY), _arm(2, 6), _LOG, *_WORK),
+    (_map(), _arm(0, 1), _irqs(0x14, fds=(FdKind.EVENTFD,)), *_WORK),
+    (_arm(0, 1), _irqs(0x09), _irqs(0x11), *_WORK),
+    (_map(), *_WORK, _enter(6), _read(64), _enter(3), _read(4096), _read(1 << 20), _read(0), _enter(6)),
     (*_WORK, _enter(4), migration_write),
     (_map(FdKind.EMPTY), *_WORK),
+    (_map(FdKind.MEMORY), _arm(0, 1), *_NOT_ACKNOWLEDGED, _irqs(0x11), _irqs(0x0A, data=b"\0"), _irqs(0x14)),
+    (_irqs(0x21, 1), _irqs(0x22, 1, data=b"\0"), _arm(0, 1), _irqs(0x21, 0, 0), *_WORK),
+    (_map(FdKind.MEMORY), _LOG, *_WORK, _asked(GET, 8, _DIRTY, 32), _asked(GET, 8, _DIRTY, 40), _unmap(0), _unmap(8)),
+    (_map(size=64 << 20), *_WORK[:6], get_info, reset, answer, answer, answer),
+    tuple(map(_region, range(10))),
 )
 
 

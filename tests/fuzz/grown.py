@@ -1,6 +1,6 @@
-"""Drivers to load states into: one whose state has changed since, and one with state of every type there is."""
+"""Drivers to load states into: one whose state has changed since, one with state of every type, one with sets in it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from mdev_user.driver import PAGE, U32, Bar, Function, Instances, Memory, Parent, PciId, Profile, Saved, Snapshot
 from unit.driver.stateful import Machine
@@ -52,5 +52,31 @@ class StatefulParent(Parent[Profile]):
     """A piece of state of every type that there is."""
 
     function = Machine
+    instances = Instances(16)
+    types = {"1": Profile()}
+
+
+Ids = frozenset[tuple[int, ...]]
+"""What a stranger can fill with values of one hash."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    ids: Ids = frozenset()
+    inner: "Tree | None" = None
+
+
+class Sets(Function[Profile]):
+    """Sets wherever one can be."""
+
+    identity = PciId(vendor=0x1DE5, device=0x0EEE, class_code=0x120000)
+    regs, tree = Regs(), Saved(Tree())
+    ids, maybe = Saved[Ids](frozenset()), Saved[Ids | None](None)
+    rows, pair = Saved[tuple[Ids, ...]](()), Saved[tuple[int, Ids]]((0, frozenset()))
+    nested = Saved[frozenset[Ids]](frozenset())
+
+
+class SetsParent(Parent[Profile]):
+    function = Sets
     instances = Instances(16)
     types = {"1": Profile()}

@@ -45,7 +45,7 @@ def main(corpus: str, findings: str, seconds: str, plant: str | None = None) -> 
         "-print_final_stats=1",
         "-use_value_profile=1",
     ]
-    # CPython gives SIGALRM back its default, to end the process, before the fuzzer writes a finding down.
+    # A finding is written down only when CPython has ended, and has given SIGALRM back its default, which is to die.
     atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
     own = {"custom_mutator": mutate} if TARGET.mutate is not None else {}
     atheris.Setup([sys.argv[0], *options, corpus], TARGET.one, **own)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import product
 from pathlib import Path
 from random import Random
 from threading import Lock
@@ -15,7 +16,7 @@ from threading import Lock
 import msgspec
 
 from fuzz import mutation
-from fuzz.devices import LOADED, device_of, vfio_device
+from fuzz.devices import GROWN, LOADED, SETS, STATEFUL, device_of, vfio_device
 from fuzz.grown import BeforeParent, StatefulParent
 from fuzz.target import Target, expect
 from mdev_user.driver import Device
@@ -30,7 +31,6 @@ from mdev_user.vfio.device import VfioDevice
 STATES = Path(__file__).resolve().parents[1] / "state"
 HEAD = snapshot._HEADER.size
 _FILES = ("edu", "crc", "mtty", "mbochs", "mdpy")
-_GROWN = len(LOADED) - 2
 MOST_STEPS = 50
 
 
@@ -255,9 +255,52 @@ def seeds() -> Sequence[bytes]:
         used.close()
     before = Used(VfioDevice(vfio_device(0).uuid, "before", device_of(BeforeParent)))
     before.work()
-    made.append(bytes((_GROWN,)) + before.device.save())
+    made.append(bytes((GROWN,)) + before.device.save())
     before.close()
-    return made
+    return made + [_changed(made, *each) for each in _CHANGED]
+
+
+def _changed(seeds: list[bytes], index: int, key: str, value: object) -> bytes:
+    """The last seed of this driver, with other values or jobs."""
+    seed = next(each for each in reversed(seeds) if each[0] == index)
+    tree = msgspec.msgpack.decode(seed[1 + HEAD :])
+    tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value
+    return seed[: 1 + HEAD] + msgspec.msgpack.encode(tree)
+
+
+def _deep(levels: int) -> object:
+    """A large map in so many lists."""
+    value: object = {str(number): number for number in range(20)}
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+_ALIKE = list(product((-1, -2), repeat=7))
+"""128 tuples of one hash: -1 and -2 have the same."""
+_SERVE = {"unit": "", "name": "serve", "arguments": {"queue": 1}, "slept": 0.0, "again": True}
+_CHANGED: tuple[tuple[int, str, object], ...] = (
+    (SETS, "values", {"ids": _ALIKE}),
+    (
+        SETS,
+        "values",
+        {"ids": [[1], [2, 3]], "maybe": [[1]], "rows": [[[1]], []], "pair": [1, [[2]]], "nested": [[[1]]]},
+    ),
+    (SETS, "values", {"rows": [[[1]], _ALIKE]}),
+    (SETS, "values", {"nested": [[[1]]]}),
+    (SETS, "values", {"nested": [[[1]], _ALIKE]}),
+    (SETS, "values", {"tree": {"ids": [[1]], "inner": {"inner": {"ids": _ALIKE}}}}),
+    (SETS, "values", {"tree": {"ids": [[1]], "other": 1}}),
+    (SETS, "values", {"ids": 1}),
+    (SETS, "values", {"tree": 1}),
+    (SETS, "values", {"rows": 1}),
+    (SETS, "values", {"pair": 1}),
+    (STATEFUL, "values", {"point": {"x": 1, "z": [2]}}),
+    (STATEFUL, "values", {"named": [{"y": 1, "x": 2}]}),
+    (STATEFUL, "values", {"total": msgspec.Raw(b"\xd3" + bytes(8))}),
+    (STATEFUL, "jobs", [_SERVE]),
+    *((GROWN, "values", {"total": _deep(levels)}) for levels in (0, 1, 70)),
+)
 
 
 def _recorded() -> list[tuple[str, bytes]]:

@@ -55,11 +55,6 @@ _ALL = (
         "the eventfd that another one replaces stays open",
     ),
     Plant(
-        "session-overlap", "session", "mdev_user.vfio.dma:DmaMappings.map",
-        "if at and _end(self._mappings[at - 1]) > mapping.iova:", "if at and self._starts[at - 1] > mapping.iova:",
-        "a mapping may begin within the one before it",
-    ),
-    Plant(
         "config-w1c", "config", "mdev_user.pci.masked:MaskedBytes.store",
         "~(given & w1c)", "~w1c",
         "any write to Status clears its errors",
@@ -73,11 +68,6 @@ _ALL = (
         "config-messages", "config", "mdev_user.pci.config:ConfigSpace.msi_vectors",
         "return min(allocated, self._msi.vectors)", "return allocated",
         "a guest may allocate more MSI messages than there are",
-    ),
-    Plant(
-        "config-mask", "config", "mdev_user.pci.interrupts:Interrupts._blocked",
-        "if self._table is None or self._config.msix_function_mask:", "if self._table is None:",
-        "MSI-X messages are sent while the function is masked",
     ),
     Plant(
         "config-pin", "config", "mdev_user.pci.interrupts:Interrupts._settle_pin",
@@ -113,6 +103,16 @@ _ALL = (
         "stream-reset", "stream", "mdev_user.vfio.migration:Migration.reset",
         "self.state = RUNNING", "pass",
         "a device that was reset stays where its migration was",
+    ),
+    Plant(
+        "config-mask", "config", "mdev_user.pci.interrupts:Interrupts._blocked",
+        "if self._table is None or self._config.msix_function_mask:", "if self._table is None:",
+        "MSI-X messages are sent while the function is masked",
+    ),
+    Plant(
+        "session-overlap", "session", "mdev_user.vfio.dma:DmaMappings.map",
+        "if at and _end(self._mappings[at - 1]) > mapping.iova:", "if at and self._starts[at - 1] > mapping.iova:",
+        "a mapping may begin within the one before it",
     ),
 )  # fmt: skip
 PLANTS = {each.name: each for each in _ALL}

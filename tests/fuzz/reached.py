@@ -86,12 +86,21 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if unexplained else 0
 
 
+def _is_of(branch: tuple[str, int, str], name: str) -> bool:
+    """Whether it is of that function or class, or of its line that begins so: ``function: line``."""
+    function, _line, text = branch
+    return f"{function}.".startswith(f"{name}.") or f"{function}: {text}".startswith(name)
+
+
 # Any: what coverage.py's JSON says of a file
 def _row(module: str, path: Path, file: dict[str, Any], reasons: dict[str, str]) -> list[str]:
     summary = file.get("summary", {})
     total, reached = summary.get("num_branches", 0), summary.get("covered_branches", 0)
     missing = list(unreached(path, file.get("missing_branches", [])))
-    unknown = [each for each in missing if not any(f"{each[0]}.".startswith(f"{name}.") for name in reasons)]
+    unknown = [each for each in missing if not any(_is_of(each, name) for name in reasons)]
+    idle = [name for name in reasons if not any(_is_of(each, name) for each in missing)]
+    if idle:
+        print(f"{module}: no reason is needed for {', '.join(idle)}", file=sys.stderr)
     share = 100 * reached / total if total else 100
     print(f"| `{module}` | {total} | {reached} | {share:.0f} % | {len(missing) - len(unknown)} | {len(unknown)} |")
     return [f"{module}:{line} {name}: {text}" for name, line, text in unknown]

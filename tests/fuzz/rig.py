@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, cast
+from unittest.mock import patch
 
 from typing_extensions import override
 
@@ -23,6 +24,7 @@ from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.plain import NoTable
 from mdev_user.vfio.plain import PlainTable as Table
 from mdev_user.vfio.step_lock import StepLock
+from mdev_user.vfio_user import outgoing
 from mdev_user.vfio_user.framing import LARGEST_MESSAGE, MOST_FDS
 from mdev_user.vfio_user.guest_memory import GuestMemory
 from mdev_user.vfio_user.loops import _new_native as new_native
@@ -76,6 +78,27 @@ _logger.addHandler(COMPLAINTS)
 _logger.propagate = False
 
 
+class Later:
+    """In the place of a thread: its work is done where the session waits next, or is waited for."""
+
+    def __init__(self, target: Callable[[], None], **_named: object) -> None:
+        self._work: Callable[[], None] | None = target
+
+    def start(self) -> None:
+        _WORKERS.append(self)
+
+    def is_alive(self) -> bool:
+        return self._work is not None
+
+    def join(self, _seconds: float | None = None) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            work()
+
+
+_WORKERS: list[Later] = []
+
+
 class Rig:
     """One use of a device."""
 
@@ -101,8 +124,10 @@ class Rig:
 
     def run(self) -> None:
         """The session from its first to its last byte, and then everything that must hold after it."""
+        _WORKERS.clear()
         try:
-            self.session.run()
+            with patch.object(outgoing, "Thread", Later):
+                self.session.run()
         finally:
             self._close()
         reason = self.session.reason
@@ -123,6 +148,7 @@ class Rig:
         if self.stretches.has_ready:
             with self.lock:
                 self.stretches.step()
+        self._work()
 
     def settle(self) -> None:
         """All jobs run until they wait for something."""
@@ -139,8 +165,14 @@ class Rig:
             with self.lock:
                 watched[which % len(watched)]()
 
+    def _work(self) -> None:
+        """What other threads would do."""
+        while _WORKERS:
+            _WORKERS.pop().join()
+
     def _waits(self) -> None:
         """The invariants between two receives: nobody holds the lock, and what a peer made us keep has an end."""
+        self._work()
         expect(not self.lock.locked(), "the step lock is held while the session waits for its peer")
         connection = self.session.connection
         expect(len(connection._buffer) <= LARGEST_MESSAGE, f"{len(connection._buffer)} bytes are kept")

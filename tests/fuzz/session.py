@@ -14,7 +14,10 @@ from fuzz.peer import Expected, Known, Ledger
 from fuzz.rig import LOOPS, Rig
 from fuzz.target import Target, expect
 from fuzz.wire import Chunk
-from mdev_user.vfio_user.framing import Command
+from mdev_user.vfio_user.commands import Role
+from mdev_user.vfio_user.connection import Connection
+from mdev_user.vfio_user.framing import HEADER, Command, Header
+from mdev_user.vfio_user.version import Capabilities
 from protocol.messages import VALID_READ, hello
 
 MOST_MESSAGES = 60
@@ -23,13 +26,16 @@ _SLOW = 192
 """From here on the peer does not always read."""
 _BOTH = b"\x78"
 """From here on an input is played with each loop for plain accesses and without one, and nothing may be another."""
+_SMALL = 32
+"""This bit of the story: the peer takes no more than a page at a time."""
 _SECONDS = (0.0, 0.001, 1.0, 100.0)
 
 
 class Peer:
     """A hostile client, by choices."""
 
-    def __init__(self, choices: Choices, known: Known, *, negotiated: bool, story: int = 0) -> None:
+    def __init__(self, choices: Choices, known: Known, greeting: bytes = b"", story: int = 0) -> None:
+        """``greeting`` is its VERSION; without one it begins with whatever it likes."""
         self.rig: Rig | None = None
         self._choices = choices
         self._known = known
@@ -37,16 +43,16 @@ class Peer:
         self.sent = bytearray()
         """All that the session has sent."""
         self._left = MOST_MESSAGES
-        self._story = list(grammar.STORIES[story % len(grammar.STORIES)]) if negotiated else []
+        self._story = list(grammar.STORIES[story % len(grammar.STORIES)]) if greeting else []
         self.slow = False
         """Whether it does not always read. When it reads differs between the ways that replies go."""
         self.patient = False
         """Whether it waits for all jobs before each message: with a loop a job begins at once, without one later."""
         self._chunks: list[Chunk] = []
         self._wild = self._over = False
-        if negotiated:
+        if greeting:
             self.ledger.expected.append(Expected(0, Command.VERSION, {0}))
-            self._chunks.append((hello(), ()))
+            self._chunks.append((greeting, ()))
 
     def took(self, data: bytes | memoryview) -> None:
         self.sent += data
@@ -125,6 +131,11 @@ class Peer:
             expect(self.ledger.answered, "a valid read at the end had no reply")
 
 
+_SILENT = 240
+"""From here on VERSION does not come first."""
+_SMALL_HELLO = Connection(Role.CLIENT, Capabilities(max_data_xfer_size=4096)).hello()
+
+
 def one(data: bytes) -> None:
     sent = _play(data, "python")
     for loop in LOOPS if data[:1] >= _BOTH else ():
@@ -137,20 +148,31 @@ def _play(data: bytes, loop: str) -> bytes:
     setup, story = choices.byte(), choices.byte()
     STOCK.clear()
     vfio = vfio_device(setup % len(PARENTS))
-    peer = Peer(choices, _known(setup % len(PARENTS)), negotiated=setup < 240, story=story)
+    greeting = b"" if setup >= _SILENT else _SMALL_HELLO if story & _SMALL else hello()
+    peer = Peer(choices, _known(setup % len(PARENTS)), greeting, story)
     peer.patient = data[:1] >= _BOTH
     peer.slow = story >= _SLOW and not peer.patient
     peer.rig = Rig(vfio, peer, loop)
     peer.rig.run()
     peer.check()
-    return bytes(peer.sent)
+    return _without_states(bytes(peer.sent))
+
+
+def _without_states(sent: bytes) -> bytes:
+    """What was sent but for saved states: one can say how often its device was used."""
+    kept = bytearray()
+    while sent:
+        header = Header.decode(sent)
+        kept += sent[: HEADER.size if header.command == Command.MIG_DATA_READ else header.size]
+        sent = sent[header.size :]
+    return bytes(kept)
 
 
 def _known(index: int) -> Known:
     """Asked once for each driver, then copied."""
     if index not in _ASKED:
         vfio = vfio_device(index)
-        rig = Rig(vfio, Peer(Choices(b""), Known([], {}), negotiated=False))
+        rig = Rig(vfio, Peer(Choices(b""), Known([], {})))
         _ASKED[index] = known_of(vfio)
         rig._close()
     asked = _ASKED[index]
@@ -167,11 +189,27 @@ def seeds() -> Sequence[bytes]:
         bytes((driver, story)) + bytes((200, 0, which)).ljust(14, b"\0") * 8
         for driver in range(len(PARENTS))
         for story in range(1, len(grammar.STORIES))
-        for which in (0, grammar.MESSAGES.index(grammar.answer), grammar.MESSAGES.index(grammar.work))
+        for which in (grammar.MESSAGES.index(grammar.answer), grammar.MESSAGES.index(grammar.work))
     ]
-    both = [bytes((each[0] + 120,)) + each[1:] for each in told[1::3]]
-    slow = [bytes((each[0], each[1] + _SLOW)) + each[2:] for each in told[::5]]
-    return [*told, *both, *slow, *(bytes((which % len(PARENTS), 0, 0, 0, which)) + bytes(30) for which in range(count))]
+    both = [bytes((each[0] + 120,)) + each[1:] for each in told[1::2]]
+    small = [bytes((each[0], _story(each[1], _SMALL))) + each[2:] for each in told[::4]]
+    slow = [bytes((each[0], _story(each[1], _SLOW))) + each[2:] for each in told[::5]]
+    # Nothing is taken at once. The last story has replies with file descriptors, that before it questions in pieces.
+    last = len(grammar.STORIES) - 1
+    stuck = [
+        bytes((driver, _story(story, _SLOW))) + b"\x07\0\0" * 24
+        for driver in range(len(PARENTS))
+        for story in (1, last - 1, last)
+    ]
+    pieces = [bytes((driver, _story(last - 1, _SMALL))) for driver in range(len(PARENTS))]
+    plain = [bytes((which % len(PARENTS), 0, 0, 0, which)) + bytes(30) for which in range(count)]
+    return [*told, *both, *small, *slow, *stuck, *pieces, *plain]
+
+
+def _story(story: int, kind: int) -> int:
+    """The byte that means this story, told by a peer of this kind."""
+    kinds = {_SMALL: range(_SMALL, 2 * _SMALL), _SLOW: range(_SLOW, _SLOW + _SMALL)}
+    return next(each for each in kinds[kind] if each % len(grammar.STORIES) == story)
 
 
 TARGET = Target(

@@ -10,12 +10,15 @@ from random import Random
 import msgspec
 
 from fuzz import mutation
-from fuzz.devices import LOADED, device_of, vfio_device
+from fuzz.devices import GROWN, LOADED, device_of, vfio_device
 from fuzz.grown import BeforeParent
 from fuzz.loader import Used, changed_state, second
 from fuzz.target import Finding, Target, expect
+from mdev_user.driver.saving.outgoing import PAGES
+from mdev_user.driver.saving.pages import RUN
 from mdev_user.driver.saving.records import PREFIX, Kind, Writer
 from mdev_user.errors import GuestError, StateError
+from mdev_user.units import PAGE
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.migration_states import MigrationState
 
@@ -70,7 +73,13 @@ def _resume(index: int, used: Used, stream: bytes, piece: int) -> None:
 
 
 def _check_refusals(used: Used) -> None:
-    """A stopped device answers no access to its BARs."""
+    """A stopped device answers no access to its BARs, and has nothing to tell of pre-copy."""
+    try:
+        used.vfio.migration.precopy()
+    except GuestError:
+        pass
+    else:
+        raise Finding("a stopped device copies before it stops")
     try:
         used.vfio.read(0, 0, 4)
     except GuestError:
@@ -184,9 +193,27 @@ def seeds() -> Sequence[bytes]:
         used.close()
     before = Used(VfioDevice(vfio_device(0).uuid, "before", device_of(BeforeParent)))
     before.work()
-    made += [bytes((len(LOADED) - 2, 0)) + stream_of(before, state) for state in (_STOP_COPY, _PRE_COPY)]
+    made += [bytes((GROWN, 0)) + stream_of(before, state) for state in (_STOP_COPY, _PRE_COPY)]
     before.close()
-    return made
+    return [*made, *_memories(made[-1])]
+
+
+def _memories(seed: bytes) -> list[bytes]:
+    """A stream of the older version, with other memory: none, zeros, more than there is; or more behind its end."""
+    header, *records = records_of(seed[2:])
+    told = msgspec.msgpack.decode(header[1])
+    larger = header[0], msgspec.msgpack.encode({**told, "memories": [[told["memories"][0][0], 64]]})
+    changed = (
+        [header, (Kind.PAGES, b"x"), *records],
+        [header, (Kind.PAGES, _pages(1)), records[-2], records[-1]],
+        [larger, (Kind.PAGES, _pages(10)), *records],
+    )
+    return [seed + bytes(3), *(seed[:2] + sealed(each, seed[2 : 2 + _MAGIC]) for each in changed)]
+
+
+def _pages(count: int) -> bytes:
+    """Of the first memory, and nothing is in them."""
+    return b"".join((PAGES.pack(0, 1), RUN.pack(0, count), bytes(count * PAGE)))
 
 
 TARGET = Target(

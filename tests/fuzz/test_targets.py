@@ -1,15 +1,21 @@
 """Every target of the fuzzers, without their guidance: its seeds and some mutations of them, always the same ones."""
 
+from collections.abc import Iterable
 from functools import cache
 from random import Random
 
 import pytest
+from typing_extensions import override
 
-from fuzz import mutation
+from fuzz import mutation, rig, session
 from fuzz.planting import code_of, planted
 from fuzz.plants import PLANTS
-from fuzz.target import Target
+from fuzz.target import Finding, Target
 from fuzz.targets import MODULES, target_of
+from mdev_user.vfio.plain import PlainRead, PlainWrite
+from mdev_user.vfio_user.loops import why_not_native
+from mdev_user.vfio_user.plain_table import PlainTable
+from mdev_user.vfio_user.token_lock import TokenLock
 
 INPUTS = {
     "codec": 12000,
@@ -74,6 +80,24 @@ def test_planted_fault_is_found(name: str) -> None:
     target = target_of(plant.target)
     with planted(plant), pytest.raises(Exception):  # noqa: B017, PT011 - whatever it is
         _run(target, inputs(plant.target, QUICK[name]))
+
+
+class _Forgetful(PlainTable):
+    """Answers every read with 0."""
+
+    @override
+    def fill(self, reads: Iterable[PlainRead], writes: Iterable[PlainWrite]) -> None:
+        super().fill([each._replace(mask=0) for each in reads], writes)
+
+
+def test_loop_that_answers_otherwise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rig.LOOPS, "forgetful", lambda: (TokenLock(), _Forgetful()))
+    with pytest.raises(Finding, match="loop forgetful: other answers"):
+        _run(session.TARGET, [each for each in session.seeds() if each[0] >= session._BOTH[0]])
+
+
+def test_native_loop_is_played_where_it_is_built() -> None:
+    assert ("native" in rig.LOOPS) is (not why_not_native())
 
 
 def test_every_target_has_faults_to_find() -> None:

@@ -5,6 +5,7 @@ would, it is given the next piece of the script first. All of it happens in one 
 """
 
 import errno
+import os
 import socket
 from array import array
 from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ class ScriptedSocket:
         self._script = script
         self._waits = waits
         self._rest: Chunk = (b"", ())
+        self._ready = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def recvmsg_into(
         self, buffers: Sequence[bytearray], _ancillary: int, _flags: int = 0
@@ -77,12 +79,14 @@ class ScriptedSocket:
         self._script.took(data)
 
     def fileno(self) -> int:
-        return -1
+        """Of something that can be polled: to write there is never to wait."""
+        return self._ready
 
     def shutdown(self, _how: int) -> None:
         self._rest = b"", self._rest[1]
 
     def close(self) -> None:
+        os.close(self._ready)
         close_fds(self._rest[1])
 
     def _flush(self) -> None:
@@ -90,13 +94,18 @@ class ScriptedSocket:
 
 
 class RealSocket(ScriptedSocket):
-    """One with a file descriptor."""
+    """One that the native loop can use."""
 
     def __init__(self, script: Script, waits: Callable[[], None]) -> None:
         super().__init__(script, waits)
         self._near, self._far = socket.socketpair()
         self._near.setblocking(False)
         self._far.setblocking(False)
+        self._native = False
+
+    def serve_natively(self) -> None:
+        """From here on the file descriptor is the socket's own."""
+        self._native = True
 
     def feed(self) -> None:
         """Have something there to be received, where nothing is."""
@@ -126,7 +135,7 @@ class RealSocket(ScriptedSocket):
 
     @override
     def fileno(self) -> int:
-        return self._near.fileno()
+        return self._near.fileno() if self._native else super().fileno()
 
     @override
     def shutdown(self, _how: int) -> None:
@@ -135,6 +144,7 @@ class RealSocket(ScriptedSocket):
 
     @override
     def close(self) -> None:
+        super().close()
         self._near.close()
         self._far.close()
 
@@ -151,6 +161,7 @@ class Fed:
 
     def __init__(self, loop: AccessLoop, wire: RealSocket) -> None:
         self._loop, self._wire = loop, wire
+        wire.serve_natively()
 
     def serve(self) -> Received:
         while True:

@@ -250,6 +250,18 @@ def test_jobs_are_told_when_the_client_goes(served: Served, device: Dma) -> None
     assert isinstance(device.outcome, DmaFault)
 
 
+def test_a_client_that_answers_before_it_reads_on_is_heard(served: Served, device: Dma) -> None:
+    """As one with a single thread does; neither end may wait for the other."""
+    ram = GuestRam(16 * MiB)
+    client = Client.over(served.socket, ram)
+    client.dma_map(0, 16 * MiB)
+    ram.data[: 4 * MiB] = os.urandom(4 * MiB)
+    for at in range(0, 4 * MiB, MiB):
+        client.region_write(0, START, struct.pack("=QQQ", at, 8 * MiB + at, MiB))
+    while ram.data[8 * MiB : 12 * MiB] != ram.data[: 4 * MiB]:
+        client.region_read(0, 0, 4)
+
+
 def test_a_message_that_cannot_be_sent_is_a_fault_once(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its job has gone on by the time that the session sees the end, and waits for something else."""
     wire = Wire(served.socket)

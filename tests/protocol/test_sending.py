@@ -1,6 +1,7 @@
 """A client that does not read holds up nobody but its own session, which can be ended at any time."""
 
 import os
+import socket
 import struct
 import threading
 import time
@@ -82,6 +83,22 @@ def test_a_client_that_goes_while_it_is_sent_to_is_the_end(wire: Wire, served: S
     stop_reading(wire, served)
     wire.socket.close()
     assert served.ended()
+
+
+def test_a_client_that_has_closed_its_sending_side_gets_what_it_asked_for(wire: Wire, served: Served) -> None:
+    asked = stop_reading(wire, served)
+    wire.socket.shutdown(socket.SHUT_WR)
+    assert all(not wire.receive().errno for _ in range(asked))
+    assert served.ended() == "the client went away"
+
+
+def test_a_client_that_has_closed_its_sending_side_and_does_not_read_is_not_waited_for(
+    wire: Wire, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdev_user.vfio_user.server._FAREWELL", 0.05)
+    stop_reading(wire, served)
+    wire.socket.shutdown(socket.SHUT_WR)
+    assert served.ended() == "the client went away"
 
 
 def test_a_jobs_message_that_does_not_fit_is_sent_in_the_background(wire: Wire, served: Served) -> None:

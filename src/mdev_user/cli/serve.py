@@ -14,7 +14,8 @@ ParentArguments = Annotated[
     typer.Argument(
         metavar="PARENT...",
         help="Parents to register, each DRIVER[,key=value...] or FILE.py:CLASS[,key=value...]; "
-        "name= is the parent's name, host= the process it shares, the rest are the driver's options.",
+        "name= is the parent's name, host= the process it shares, busy_poll= for how many microseconds it looks for "
+        "the next access before it sleeps, the rest are the driver's options.",
         show_default=False,
     ),
 ]
@@ -52,5 +53,7 @@ def serve(
     lent = take_sockets(fd or ())
     # `--help` imports this file; the web server would take it half a second.
     from mdev_user.daemon.front import serve as serve_front  # noqa: PLC0415
+    from mdev_user.vfio_user.loops import chosen  # noqa: PLC0415 - as above
 
+    chosen()  # what it raises would end every host
     raise typer.Exit(serve_front(loaded, lent))

@@ -157,7 +157,7 @@ class ControlServer:
 
         On return it listens: a client that comes before the loop's first accept waits a moment, and is served.
         """
-        if self._lent is None or self._lent.getsockname() != str(self._path):
+        if self._lent is None or not _is_at(self._lent, self._path):
             self._sockets.append(listening_socket(self._path))
         if self._lent is not None:
             self._sockets.append(self._lent)
@@ -178,6 +178,11 @@ class ControlServer:
 
     def _run(self) -> None:
         asyncio.run(self._server.serve(sockets=self._sockets))
+
+
+def _is_at(lent: socket.socket, path: Path) -> bool:
+    address = lent.getsockname()
+    return isinstance(address, str) and Path(address).resolve() == path.resolve()
 
 
 def listening_socket(path: Path) -> socket.socket:

@@ -7,7 +7,9 @@ $LISTEN_PID (sd_listen_fds(3)).
 
 import os
 import socket
+import stat
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -18,6 +20,7 @@ CONTROL = "control"
 _FIRST = 3
 """0 to 2 are the standard streams."""
 _MOST = 1 << 20
+_MOST_DIGITS = 7
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
@@ -32,7 +35,7 @@ class Lent:
         """ConfigError for one that lies where the daemon makes sockets of its own."""
         for uuid, each in self.mdevs.items():
             address = each.getsockname()
-            if isinstance(address, str) and Path(address).is_relative_to(devices):
+            if isinstance(address, str) and Path(address).resolve().is_relative_to(devices.resolve()):
                 raise ConfigError(
                     f"the socket {address} given for {uuid} lies in {devices}, where the daemon makes an mdev's own: "
                     "bind it elsewhere; both are served"
@@ -46,7 +49,8 @@ class Lent:
 def take_sockets(given: Sequence[str], environment: MutableMapping[str, str] = os.environ) -> Lent:
     """The sockets of the command line (each NAME=N) and of the environment, which does not name them afterwards.
 
-    ConfigError for a name that is neither, one given twice, and what is no listening UNIX stream socket.
+    ConfigError for a name that is neither, one given twice, what is no listening UNIX stream socket, and one for the
+    control API to which anybody may connect.
     """
     found: dict[UUID | None, socket.socket] = {}
     try:
@@ -55,6 +59,8 @@ def take_sockets(given: Sequence[str], environment: MutableMapping[str, str] = o
             if key in found or any(each.fileno() == number for each in found.values()):
                 raise ConfigError(f"{where}: {name} or file descriptor {number} is given twice")
             found[key] = _listener(where, number)
+            if key is None:
+                _check_private(where, found[key])
     except ConfigError:
         for each in found.values():
             each.detach()  # whoever made it may want it back
@@ -64,8 +70,10 @@ def take_sockets(given: Sequence[str], environment: MutableMapping[str, str] = o
 
 def _parse(text: str) -> tuple[str, str, int]:
     name, _, number = text.partition("=")
-    if not (name and number.isascii() and number.isdecimal() and _FIRST <= int(number[:9]) < _MOST):
-        raise ConfigError(f"--fd {text}: expected NAME=N: {CONTROL} or an mdev's UUID, and a file descriptor from 3 on")
+    if not (name and number.isascii() and number.isdecimal() and _FIRST <= _number(number) < _MOST):
+        raise ConfigError(
+            f"--fd {text[:80]}: expected NAME=N: {CONTROL} or an mdev's UUID, and a file descriptor from 3 on"
+        )
     return f"--fd {text}", name, int(number)
 
 
@@ -75,12 +83,16 @@ def _activated(environment: MutableMapping[str, str]) -> Iterator[tuple[str, str
         return
     for name in _VARIABLES:  # whoever we start is not meant
         environment.pop(name, None)
-    if not (count.isascii() and count.isdecimal() and int(count[:9]) < _MOST):
+    if not (count.isascii() and count.isdecimal() and _number(count) < _MOST):
         raise ConfigError(f"$LISTEN_FDS: expected a number of file descriptors, given {count!r}")
     named = names.split(":") if names else []
     for at in range(int(count)):
         name = named[at] if at < len(named) else "unknown"
         yield f"$LISTEN_FDNAMES (file descriptor {_FIRST + at})", name, _FIRST + at
+
+
+def _number(digits: str) -> int:
+    return int(digits) if len(digits) <= _MOST_DIGITS else _MOST
 
 
 def _uuid(where: str, name: str) -> UUID:
@@ -111,3 +123,15 @@ def _listener(where: str, number: int) -> socket.socket:
         return listener
     listener.detach()
     raise ConfigError(f"{where}: expected a listening UNIX stream socket, given {wrong}")
+
+
+def _check_private(where: str, listener: socket.socket) -> None:
+    """Whoever may connect can do everything, and systemd lets everybody connect if a unit does not say who may."""
+    address = listener.getsockname()
+    with suppress(OSError):  # nobody connects by that name
+        if isinstance(address, str) and not Path(address).stat().st_mode & stat.S_IWOTH:
+            return
+        raise ConfigError(
+            f"{where}: anybody may connect to the socket {address!r} and control the daemon: make it a file of mode "
+            "0600; in a socket unit that is SocketMode=0600"
+        )

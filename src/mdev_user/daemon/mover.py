@@ -263,7 +263,8 @@ class _Socket:
 def _arrival(source: Client, destination: Client, uuid: UUID, place: str) -> Iterator[ExitStack]:
     """The mdev is at the destination for the block. Yields what removes it again, if it was created for this."""
     mdev = source.mdev(uuid)
-    if source.status().pid == destination.status().pid:
+    daemons = {(each.pid, each.run_dir) for each in (source.status(), destination.status())}  # of containers, maybe
+    if len(daemons) == 1:
         raise MoveFailed(f"{place} is the run directory of the same daemon: expected another one's")
     there = _find(destination, uuid)
     if there is not None and there.type != mdev.type:

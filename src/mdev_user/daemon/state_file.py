@@ -20,7 +20,7 @@ def new_state_file(path: Path) -> Iterator[BinaryIO]:
     """
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         raise InvalidValue(f"{path} is no plain file: expected the name of one, or of none yet")
-    fd, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", dir=path.parent)
+    fd, name = tempfile.mkstemp(prefix=f".{path.name[:60]}.", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as file:
             yield file

@@ -6,7 +6,7 @@ changed, interrupts follow at its end (`settle`).
 """
 
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -21,6 +21,7 @@ from mdev_user.driver.attributes import Readable, initial_settings
 from mdev_user.driver.function import ResetKind
 from mdev_user.driver.inspection.decoding import DeviceDecoder
 from mdev_user.driver.inspection.live import named_values
+from mdev_user.driver.interrupts import Message
 from mdev_user.driver.jobs import Job, PendingJob
 from mdev_user.driver.levels import Levels
 from mdev_user.driver.memory import Memory
@@ -31,7 +32,7 @@ from mdev_user.driver.saving import transfer
 from mdev_user.driver.saving.incoming import DeviceIncoming
 from mdev_user.driver.saving.outgoing import DeviceOutgoing
 from mdev_user.driver.saving.pages import Extents
-from mdev_user.driver.stepping import Stepped
+from mdev_user.driver.stepping import stepped
 from mdev_user.driver.unit import AnyUnit
 from mdev_user.driver.windows import ConfigWindow, MixedWindow, OwnPart, Reads, Window, Writes, memory_part
 from mdev_user.errors import Busy, DriverError, GuestError, NoDevice
@@ -43,7 +44,7 @@ from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaMappings
 from mdev_user.vfio.inspection import NamedValue
 from mdev_user.vfio.migration_states import ERROR, RESUMING, STOP_COPY, MigrationFlags
-from mdev_user.vfio.ops import DeviceOps
+from mdev_user.vfio.ops import DeviceOps, DirectRunner
 from mdev_user.vfio.pci_function import PciFunction
 from mdev_user.vfio.plain import PlainRead, PlainWrite
 from mdev_user.vfio.requests import REGION_SHIFT, Region, Reply, Request, Reset
@@ -58,6 +59,11 @@ MOST_UNMODELLED = 1024
 
 class Device(DeviceOps):
     """One mdev. Everything here runs under its step lock."""
+
+    direct: DirectRunner | None
+    """Whom a job asks for DMA before it awaits it, while a user is there."""
+    settle_step: Callable[[], None]
+    """Settles what the job that runs has done so far."""
 
     def __init__(self, kind: type[AnyFunction], profile: Profile, uuid: UUID) -> None:
         self.uuid = uuid
@@ -74,7 +80,7 @@ class Device(DeviceOps):
         self._works: dict[PendingJob, Coroutine[object, bytes, None]] = {}
         self._counters = Counters()
         self._counted: GuestError | None = None
-        self._resetting = False
+        self.direct, self.settle_step, self._resetting = None, self.settle, False
         self._vfio: VfioDevice | None = None
         self._spaces: dict[int, RegisterSpace] = {}
         self._levels: list[Levels] = []
@@ -101,6 +107,9 @@ class Device(DeviceOps):
             unit._bars[index] = unit._state[bar._name] = type(bar)._on(new_values(bar._layout.resets), 0)
         for memory in plan.memories:
             self._memories[place.bar + memory._index, memory._offset] = unit, memory
+        called: list[Job[Any] | Message] = [*plan.jobs.values(), *plan.of_kind(Message)]  # Any: of whatever parameters
+        for each in called:
+            unit._state[each._name] = each.__get__(unit, type(unit))  # once, and not whenever the driver names it
         unit._settings.update(initial_settings(plan.attributes))
         levels = Levels(self._pci.interrupts, unit, plan, place.vector)
         self._levels.append(levels)
@@ -143,8 +152,14 @@ class Device(DeviceOps):
         self._pci.adopt_user(pci)
         self._take_user(device)
 
+    def leave_user(self) -> None:
+        """The user is another device's, or gone: his memory goes with him, whoever still refers to this one."""
+        for unit, memory in self._memories.values():
+            unit._state.pop(memory._name, None)
+        self._vfio = self.direct = None
+
     def _take_user(self, device: VfioDevice) -> None:
-        self._vfio, self._counters = device, device.counters
+        self._vfio, self._counters, self.direct = device, device.counters, device.direct
         for (region, offset), (unit, memory) in self._memories.items():
             view = device.memory(region, self._sizes[region])[offset:]
             unit._state[memory._name] = view[: memory._bytes(unit.profile)]
@@ -275,8 +290,10 @@ class Device(DeviceOps):
 
     def start(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> bool:  # Any: of whatever parameters
         """Start a job unless as many as it may have are under way."""
-        under_way = [each for each in self.jobs if each.name == work.name and each.unit == work.unit]
-        if (same := job._same(work, under_way)) is not None:
+        under_way: Sequence[PendingJob] = ()
+        if self.jobs:
+            under_way = [each for each in self.jobs if each.name == work.name and each.unit == work.unit]
+        if under_way and (same := job._same(work, under_way)) is not None:
             self._again.add(same)
             return True
         try:
@@ -292,7 +309,8 @@ class Device(DeviceOps):
         """Start a job, whatever is under way; also one that was when the device was saved."""
         self._spawn(unit, job, work)
         self.jobs.append(work)
-        _set_busy(unit, work, up=True)
+        if job._busy is not None:
+            _set_busy(unit, work, up=True)
 
     def call_again(self, work: PendingJob) -> None:
         """A worker was called meanwhile: it runs once more when it has ended."""
@@ -311,6 +329,13 @@ class Device(DeviceOps):
         self._runner().cancel_jobs()
         self._forget_jobs()
 
+    def jobs_clock(self) -> float:
+        return self._runner().now
+
+    def was_counted(self, error: GuestError) -> None:
+        """The host has counted it: it need not be counted when it leaves a job."""
+        self._counted = error
+
     def reset_by_software(self) -> None:
         if self._resetting:
             raise DriverError("reset_device() in reset(): the device is being reset already; take the call out")
@@ -321,14 +346,14 @@ class Device(DeviceOps):
 
     def _spawn(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: of whatever parameters
         running = self._run(unit, job, work)
-        self._runner().spawn(running, work.name)
+        (self._vfio or self._runner()).spawn(running, work.name)
         self._works[work] = running
 
     async def _run(self, unit: AnyUnit, job: "Job[Any]", work: PendingJob) -> None:  # Any: of whatever parameters
         """A job from its start to its end; one that is cancelled is forgotten by whoever cancels it."""
         body = job._body(unit, **work.arguments)
         try:
-            await Stepped(body, work.slept, self._now, unit._settle, self._was_counted)
+            await stepped(body, work.slept, self, unit._settle)
         except GuestError as error:
             self._finish(unit, job, work)
             if error is not self._counted:
@@ -352,12 +377,6 @@ class Device(DeviceOps):
             self.refuse(error)
             return False
         return True
-
-    def _now(self) -> float:
-        return self._runner().now
-
-    def _was_counted(self, error: GuestError) -> None:
-        self._counted = error
 
     def _runner(self) -> VfioDevice:
         if self._vfio is None:
@@ -399,9 +418,7 @@ class Device(DeviceOps):
     def _forget_user(self) -> None:
         self._forget_jobs()
         self._pci.close()
-        for unit, memory in self._memories.values():
-            unit._state.pop(memory._name, None)
-        self._vfio = None
+        self.leave_user()
 
     def _serve(self, region: int, window: Window) -> None:
         self._reads[region], self._writes[region] = window.read, window.write

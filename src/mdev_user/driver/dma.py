@@ -38,6 +38,10 @@ class Dma:
         device = self._device
         if not device.is_bus_master or not 0 <= length <= LARGEST_TRANSFER:
             raise self._refused(address, length)
+        if (direct := device.direct) is not None:
+            device.settle_step()
+            if (data := direct.read_now(address, length)) is not None:
+                return data
         return await device.mappings.read(address, length)
 
     async def write(self, address: int, data: bytes) -> None:
@@ -45,6 +49,10 @@ class Dma:
         device = self._device
         if not device.is_bus_master or len(data) > LARGEST_TRANSFER:
             raise self._refused(address, len(data))
+        if (direct := device.direct) is not None:
+            device.settle_step()
+            if direct.write_now(address, bytes(data)):
+                return
         await device.mappings.write(address, data)
 
     def _refused(self, address: int, length: int) -> DmaFault:

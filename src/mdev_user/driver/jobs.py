@@ -4,7 +4,7 @@
 A job is started by calling it; what is remembered of one that is under way is its name and its arguments.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter, iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
@@ -26,7 +26,7 @@ F = TypeVar("F", bound="AnyUnit")
 A = ParamSpec("A")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: that would take as long to make as all the rest of a call
 class PendingJob:
     """A job that was started and has not ended: all that is saved of it."""
 
@@ -59,7 +59,7 @@ class Job(Member, Generic[A]):
     def _settle_types(self, owner: str) -> None:
         self._parameters = Parameters(f"{owner}.{self._name}", self._body)
 
-    def _same(self, _work: PendingJob, _under_way: list[PendingJob]) -> PendingJob | None:
+    def _same(self, _work: PendingJob, _under_way: Sequence[PendingJob]) -> PendingJob | None:
         """The one under way that a call is about, where it starts none of its own."""
         return None
 
@@ -73,25 +73,25 @@ class Starter(Generic[A]):
         self._job, self._unit = job, unit
 
     def __call__(self, *arguments: A.args, **keywords: A.kwargs) -> bool:
-        return self._unit._device.start(self._unit, self._job, self._pending(arguments, keywords))
+        job, unit = self._job, self._unit
+        given = job._parameters.checked(arguments, keywords)
+        return unit._device.start(unit, job, PendingJob(unit._name, job._name, given))
 
     def cancel(self, *arguments: A.args, **keywords: A.kwargs) -> bool:
         """End those that were started with these arguments at their await; whether there were any.
 
         One that cancels itself goes on to its next await.
         """
-        return self._unit._device.cancel(self._unit, self._pending(arguments, keywords))
-
-    def _pending(self, arguments: tuple[object, ...], keywords: dict[str, object]) -> PendingJob:
-        given = self._job._parameters.checked(arguments, keywords)
-        return PendingJob(self._unit._name, self._job._name, given)
+        job, unit = self._job, self._unit
+        given = job._parameters.checked(arguments, keywords)
+        return unit._device.cancel(unit, PendingJob(unit._name, job._name, given))
 
 
 class Worker(Job[A]):
     """A job of which one is under way for the same arguments."""
 
     @override
-    def _same(self, work: PendingJob, under_way: list[PendingJob]) -> PendingJob | None:
+    def _same(self, work: PendingJob, under_way: Sequence[PendingJob]) -> PendingJob | None:
         return next((each for each in under_way if each.arguments == work.arguments), None)
 
 

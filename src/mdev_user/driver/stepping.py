@@ -3,9 +3,9 @@
 Everything that a step did is settled before the guest can see any of it, and what a job has slept is counted.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-
-from typing_extensions import override
+from collections.abc import Callable, Coroutine, Generator
+from types import coroutine
+from typing import Protocol
 
 from mdev_user.errors import GuestError
 from mdev_user.vfio.work import Sleep
@@ -48,49 +48,49 @@ class Slept:
         return max(self._credit, self._done + min(max(now - self._since, 0.0), self._asked))
 
 
-class Stepped(Awaitable[None]):
-    """A driver's coroutine with what belongs to the end of each of its steps."""
+class Host(Protocol):
+    """What steps need of the device that they are steps of."""
 
-    def __init__(
-        self,
-        work: Coroutine[object, object, None],
-        slept: Slept,
-        clock: Callable[[], float],
-        settle: Callable[[], None],
-        counted: Callable[[GuestError], None],
-    ) -> None:
-        """``counted`` is told of a guest's error that the host has counted and throws in."""
-        self._work, self._slept, self._clock = work, slept, clock
-        self._settle, self._counted = settle, counted
+    settle_step: Callable[[], None]
+    """Settles what the step that runs has done so far."""
 
-    @override
-    def __await__(self) -> Generator[object, object, None]:
-        work, outcome = self._work, None
-        send, thrown = work.send, None
-        while True:
-            try:
-                request = send(outcome) if thrown is None else work.throw(thrown)
-            except StopIteration:
-                return
-            self._settle()
-            if isinstance(request, Sleep):
-                request = self._begin_sleep(request)
-            thrown = None
-            try:
-                outcome = yield request
-            except GeneratorExit:
-                work.close()
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is for the driver's code
-                thrown = self._failed(error)
-            else:
-                self._slept.end()
+    def jobs_clock(self) -> float:
+        """Seconds, as `Slept` counts them."""
 
-    def _begin_sleep(self, asked: Sleep) -> Sleep:
-        return Sleep(self._slept.begin(asked.seconds, self._clock())) if asked.seconds > 0 else asked
+    def was_counted(self, error: GuestError) -> None:
+        """The host has counted a guest's error, and throws it in."""
 
-    def _failed(self, error: Exception) -> Exception:
-        self._slept.break_off()
-        if isinstance(error, GuestError):
-            self._counted(error)
-        return error
+
+@coroutine
+def stepped(
+    work: Coroutine[object, object, None], slept: Slept, device: Host, settle: Callable[[], None]
+) -> Generator[object, object, None]:
+    """To be awaited: a driver's coroutine with what belongs to the end of each of its steps."""
+    send, outcome = work.send, None
+    thrown: Exception | None = None
+    while True:
+        device.settle_step = settle  # anew in each step: other jobs run in between
+        try:
+            request = send(outcome) if thrown is None else work.throw(thrown)
+        except StopIteration:
+            return
+        settle()
+        if isinstance(request, Sleep) and request.seconds > 0:
+            request = Sleep(slept.begin(request.seconds, device.jobs_clock()))
+        thrown = None
+        try:
+            outcome = yield request
+        except GeneratorExit:
+            work.close()
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is for the driver's code
+            slept.break_off()
+            thrown = _told(error, device)
+        else:
+            slept.end()
+
+
+def _told(error: Exception, device: Host) -> Exception:
+    if isinstance(error, GuestError):
+        device.was_counted(error)
+    return error

@@ -28,7 +28,7 @@ _OURS = "mdev_user.driver."
 class Unit(Generic[P]):
     """What `Function` and `Part` have in common: bars, state, methods, jobs and interrupts, declared in the class.
 
-    The dictionary of an instance has the values of what is declared, bars and parts among them, and nothing else: a
+    The dictionary of an instance has the values of what is declared, bars, parts and jobs among them, and no others: a
     driver reads them as plain attributes, which costs least, and `__setattr__` lets nothing in that was not declared.
     """
 

@@ -175,6 +175,9 @@ def _owner_of(folder: Path) -> int:
 
 def _listen(folder: Path) -> socket.socket:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # It may be there still, and its owner's: whoever had an mdev of this UUID has left files in it.
+    os.chown(folder, os.geteuid(), os.getegid(), follow_symlinks=False)
+    folder.chmod(0o700)
     path = folder / SOCKET_NAME
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

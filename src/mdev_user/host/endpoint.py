@@ -178,7 +178,7 @@ class Endpoint:
                 raise Busy(f"in use by {self.peer}")
             free = self._changed.wait_for(lambda: not self._users, _HANDOVER)
             if not free:
-                raise Busy(f"still being {'loaded' if self._loading else 'closed'} by {self.peer}")
+                raise Busy(f"still being {'loaded' if self._loading else 'closed'} by {self.peer or 'a mover'}")
             if self._gone:
                 raise NoDevice(self._gone)
             self._users += 1
@@ -199,6 +199,8 @@ class Endpoint:
         try:
             with self._changed:  # before the driver opens it: who waits for a slow driver is told, too
                 self.peer, self.session = peer, session
+                if self._gone:  # since it was let in
+                    session.close(self._gone)
             with step(self.lock, device.counters, "open"):
                 use = self._begin_use(session)
             watcher.jobs = use.jobs
@@ -209,7 +211,8 @@ class Endpoint:
             self.last_disconnect = f"{type(error).__name__}: {error}"
             _log.exception("%s: the driver failed", device.uuid)
         finally:
-            self._close(use)
+            if not self._park_again(use):
+                self._close(use)
             _log.info("%s: closed (%s)", device.uuid, self.last_disconnect)
 
     def _begin_use(self, session: Session) -> Use:
@@ -233,6 +236,16 @@ class Endpoint:
             raise
         self.use = use
         return use
+
+    def _park_again(self, use: Use | None) -> bool:
+        """Keep a state that was loaded for a user who came, looked, and went: it may be the only one there is."""
+        if use is None:
+            return False
+        with step(self.lock, self.device.counters, "close"):
+            self.parked = self.use is use and self.device.leave_unused()
+            if self.parked:
+                use.jobs.attach(_NoUser(), self._failed_without_user)
+            return self.parked
 
     def _close(self, use: Use | None) -> None:
         """Close the device, if it still is that one, and let go of its memory."""

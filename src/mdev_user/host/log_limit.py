@@ -64,7 +64,7 @@ class LogLimit(logging.Filter):
             left_out, account.left_out = account.left_out, 0
         if left_out:
             about = whose or "this host"
-            record.msg, record.args = f"{record.getMessage()} [before it {left_out} lines of {about} were left out]", ()
+            record.msg = f"{record.msg} [before it {left_out} lines of {about} were left out]"
         return True
 
     def _open(self, whose: str, lines: int, pace: float, now: float) -> _Account:

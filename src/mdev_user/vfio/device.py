@@ -15,7 +15,7 @@ from mdev_user.vfio.counters import Counters
 from mdev_user.vfio.dma import DmaMappings
 from mdev_user.vfio.migration import Migration
 from mdev_user.vfio.migration_states import ERROR, PRE_COPY, RESUMING, RUNNING, STOP, STOP_COPY, MigrationState
-from mdev_user.vfio.ops import DeviceOps, JobRunner, RegionMemory, SparseMemory
+from mdev_user.vfio.ops import DeviceOps, DirectRunner, JobRunner, RegionMemory, SparseMemory
 from mdev_user.vfio.plain import NoTable, PlainTable
 from mdev_user.vfio.requests import (
     DeviceInfo,
@@ -101,6 +101,7 @@ class VfioDevice:
         "_migration",
         "_watcher",
         "counters",
+        "direct",
         "dma",
         "ioctl",
         "mmap",
@@ -118,6 +119,8 @@ class VfioDevice:
     write: Callable[[int, int, bytes], object]
     ioctl: Callable[[Request], Reply | bytes]
     mmap: Callable[[int, int, int], object]
+    direct: DirectRunner | None
+    """The runner of the jobs, if it does DMA at once."""
     _begin: Callable[[], None] | None
     """To be called before the device's user first makes it do something."""
 
@@ -141,6 +144,7 @@ class VfioDevice:
         if self.opened:
             raise Busy(f"{self.uuid} is in use")
         self.dma, self._jobs, self._memory = DmaMappings(), jobs, memory
+        self.direct = jobs if isinstance(jobs, DirectRunner) else None
         with ExitStack() as undo:
             undo.callback(self._forget)
             undo.callback(self._end_jobs)
@@ -172,6 +176,17 @@ class VfioDevice:
         self._begin = self._begin_use
         self._bind()
 
+    def leave_unused(self) -> bool:
+        """The user goes: if the device still waits for its use, it forgets this user, and waits for the next one.
+
+        False, and nothing has changed, when the device has done something for this user.
+        """
+        if self._begin is None or self.migration.state is not RUNNING:
+            return False
+        self.dma.unmap_all()
+        self.dma = DmaMappings()
+        return True
+
     def replace(self, ops: DeviceOps) -> None:
         """Let other operations perform what is asked for from now on; those of the open device know its user."""
         self.ops = ops
@@ -200,9 +215,10 @@ class VfioDevice:
 
         ENODEV before `open_device` and in `close_device`, where the user's jobs have ended.
         """
-        if self._jobs is None:
+        if (jobs := self._jobs) is None:
             work.close()
-        self._runner().spawn(work, name)
+            jobs = self._runner()
+        jobs.spawn(work, name)
         if self._watcher is not None:
             self._watcher.spawned(name)
 
@@ -265,6 +281,8 @@ class VfioDevice:
         self.migration.close()  # first: it may have put something into the memory that the driver resets
         self.ioctl(Reset())
         self.migration.reset()
+        if self._begin is not None:
+            self._begin()
 
     def _expect(self, request: Request, kind: type[_T]) -> _T:
         reply = self.ioctl(request)
@@ -319,7 +337,7 @@ class VfioDevice:
 
     def _forget(self) -> None:
         self.dma = DmaMappings()
-        self._jobs = None
+        self._jobs = self.direct = None
         self._memory = None
         self._migration = None
         self._begin = None

@@ -74,8 +74,9 @@ class Accesses:
 
     def go_on(self, send: Callable[[bytes], None], reply: bytes) -> None:
         """Send the reply, and run the jobs that the write has started."""
-        self.near.open = False
-        stretches = self.near.take()
+        near = self.near
+        near.open = False
+        stretches = near.take()
         send(reply)
         for stretch in stretches:
             stretch()

@@ -8,7 +8,7 @@ from typing import Protocol, final
 
 from mdev_user.errors import GuestError
 from mdev_user.vfio_user.shares import Share
-from mdev_user.vfio_user.signalling import signal_of
+from mdev_user.vfio_user.signalling import Signal, signal_of
 from mdev_user.vfio_user.transport import close_fds
 
 _LINK = "anon_inode:[eventfd]"
@@ -62,19 +62,17 @@ class Eventfds:
 class GuestEventfd:
     """One eventfd; implements `mdev_user.vfio.requests.Eventfd`. Closing it twice is harmless."""
 
-    __slots__ = ("_fd", "_owner", "_signal", "_signalled")
+    __slots__ = ("_fd", "_owner", "_signalled", "signal")
+
+    signal: Signal
+    """Never waits, whatever the client does with its eventfd (see `signalling`); nothing once it is closed."""
 
     def __init__(self, fd: int, owner: Eventfds) -> None:
         self._fd = fd
         self._owner = owner
         self._signalled: Callable[[], None] | None = None
-        self._signal = signal_of(fd)
+        self.signal = signal_of(fd)
         owner.held.add(self)
-
-    def signal(self) -> None:
-        """Never waits, whatever the client does with its eventfd (see `signalling`)."""
-        if self._fd >= 0:
-            self._signal()
 
     def watch(self, signalled: Callable[[], None]) -> None:
         self._signalled = signalled
@@ -84,6 +82,7 @@ class GuestEventfd:
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
+        self.signal = _nothing
         self._owner.held.discard(self)
         if self._signalled is not None:
             self._owner.watcher.remove(fd)
@@ -103,6 +102,10 @@ class GuestEventfd:
         # RWF_NOWAIT because another reader may have been faster and the fd may be a blocking one.
         with suppress(BlockingIOError):
             os.preadv(self._fd, [bytearray(_SIZE)], -1, os.RWF_NOWAIT)
+
+
+def _nothing() -> None:
+    """The signal of one that is closed."""
 
 
 def _is_eventfd(number: int) -> bool:

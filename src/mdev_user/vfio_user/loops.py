@@ -53,9 +53,11 @@ def choose(wanted: str, absent: str) -> tuple[str, str]:
 def why_not_native() -> str:
     """Empty when the native loop is there."""
     try:
-        from mdev_user.vfio_user import _native  # noqa: F401, PLC0415 - it may be absent
+        import mdev_user.vfio_user._native  # noqa: F401, PLC0415 - it may be absent
+    except ModuleNotFoundError:
+        return "the native loop is not built"
     except ImportError as error:
-        return f"the native loop is not built ({error})"
+        return f"the native loop cannot be loaded ({error})"
     return ""
 
 

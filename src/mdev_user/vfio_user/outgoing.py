@@ -2,9 +2,11 @@
 
 A reply is sent under the step lock, so that messages leave in the order of the steps that made them. But a peer that
 does not read must not hold up the steps of its mdev, nor the thread of a job: a send under the lock never blocks.
-What it leaves over waits here until `drain` sends it, in a thread that has nothing better to do.
+What it leaves over waits here until `drain` sends it, in a thread that has nothing better to do. A peer that says
+something instead of reading is heard first: it may be unable to read before it has said it.
 """
 
+import select
 import socket
 from collections import deque
 from collections.abc import Sized
@@ -13,8 +15,11 @@ from threading import Lock, Thread
 from typing import Protocol
 
 from mdev_user.vfio.step_lock import StepLock
+from mdev_user.vfio_user.message_dma import MOST_UNDER_WAY
 from mdev_user.vfio_user.transport import send_all, send_with_fds
 
+MOST_LEFT = MOST_UNDER_WAY + 1
+"""Messages that wait while a peer is heard that does not read: those of jobs, and the reply to what it asked."""
 _DONT_WAIT = int(socket.MSG_DONTWAIT)
 
 
@@ -36,11 +41,13 @@ class Sender(Protocol):
 class Outgoing:
     """The sending side of one session's socket."""
 
-    __slots__ = ("_background", "_draining", "_send", "_socket", "_step_lock", "stuck", "waiting")
+    __slots__ = ("_background", "_draining", "_poll", "_send", "_socket", "_step_lock", "stuck", "waiting")
 
     def __init__(self, sock: socket.socket, step_lock: StepLock) -> None:
         self._socket = sock
         self._send = sock.send
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN | select.POLLOUT)
         self._step_lock = step_lock
         self._draining = Lock()
         self._background: Thread | None = None
@@ -60,8 +67,12 @@ class Outgoing:
 
     def send_in_passing(self, message: bytes) -> None:
         """`send`, under the step lock, for a caller that does not drain."""
-        self.send(message)
-        if self.waiting:
+        try:
+            sent = 0 if self.waiting else self._send(message, _DONT_WAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent != len(message):
+            self.leave(message, sent)
             self.drain_in_background()
 
     def leave(self, message: bytes, sent: int, fds: tuple[int, ...] = ()) -> None:
@@ -79,6 +90,23 @@ class Outgoing:
             self.leave(message, sent, () if sent else fds)
 
     def drain(self) -> None:
+        """Send what waits, without the step lock. OSError when the peer is gone.
+
+        This waits for the peer to read; once it says something, only while more than `MOST_LEFT` messages wait: the
+        caller hears it, and drains again before it waits for more.
+        """
+        if len(self.waiting) > MOST_LEFT:
+            self.drain_all()
+            return
+        if not self._draining.acquire(blocking=False):
+            return  # the background does it
+        try:
+            while self._can_send():
+                self._send_some()
+        finally:
+            self._draining.release()
+
+    def drain_all(self) -> None:
         """Send what waits, blocking; without the step lock. OSError when the peer is gone."""
         with self._draining:
             while True:
@@ -91,11 +119,34 @@ class Outgoing:
                     self.waiting.popleft()
                     self.stuck[0] = bool(self.waiting)
 
+    def _can_send(self) -> bool:
+        """Wait until something can be sent: False when the peer says something first, or nothing waits."""
+        return bool(self.waiting) and any(events & ~select.POLLIN for _fd, events in self._poll.poll())
+
+    def _send_some(self) -> None:
+        with self._step_lock, suppress(BlockingIOError):
+            message, fds = self.waiting[0]
+            sent = send_with_fds(self._socket, message, fds, _DONT_WAIT)
+            if sent == len(message):
+                self.waiting.popleft()
+            else:
+                self.waiting[0] = message[sent:], ()
+            self.stuck[0] = bool(self.waiting)
+
     def drain_in_background(self) -> None:
-        """Like `drain`, for a caller that has the step lock: rare, so a thread of its own is cheap enough."""
+        """Like `drain_all`, for a caller that has the step lock: rare, so a thread of its own is cheap enough."""
         if self._background is None:
             self._background = Thread(target=self._drain_or_end, name="vfio-user-send", daemon=True)
             self._background.start()
+
+    def finish(self, seconds: float) -> None:
+        """The peer says nothing any more, but may still read what waits, for so long. No step lock held."""
+        with self._step_lock:
+            if self.waiting:
+                self.drain_in_background()
+            background = self._background
+        if background is not None:
+            background.join(seconds)
 
     def end(self) -> None:
         """The socket is shut down: wait for the background and forget what nobody will read. No step lock held."""
@@ -108,7 +159,7 @@ class Outgoing:
     def _drain_or_end(self) -> None:
         try:
             while not self._background_is_done():
-                self.drain()
+                self.drain_all()
         except OSError:
             with suppress(OSError):  # the session's thread sees the end in any case
                 self._socket.shutdown(socket.SHUT_RDWR)

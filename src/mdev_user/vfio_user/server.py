@@ -26,6 +26,8 @@ from mdev_user.vfio_user.transport import ANCILLARY_SIZE, RECEIVE_FLAGS, receive
 
 _BUFFER_SIZE = 64 << 10
 """Bytes of one receive; a longer message takes several."""
+_FAREWELL = 1.0
+"""Seconds in which a client that has closed its sending side reads what it asked for."""
 
 _log = logging.getLogger(__name__)
 
@@ -107,10 +109,13 @@ class Session:
     def _serve(self) -> None:
         view = memoryview(self._buffer)
         while True:
+            if self._outgoing.waiting:
+                self._outgoing.drain()
             size, ancillary, flags = self._receive()
             if not size:
                 midway = self.connection.midway
                 self._because("the client went away in the middle of a message" if midway else "the client went away")
+                self._outgoing.finish(_FAREWELL)
                 return
             self.connection.receive(view[:size], received_fds(ancillary, flags))
             while self._conversation.handle_next():

@@ -282,3 +282,9 @@ def test_listing_imports_no_server_and_no_other_command() -> None:
         "mdev_user.cli.checks",
         "mdev_user.mdev",
     }
+
+
+def test_serve_does_not_begin_with_a_loop_that_is_not_there(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["serve", "--run-dir", str(tmp_path)], env={"MDEV_USER_LOOP": "fast"})
+    assert result.exit_code == 1
+    assert "MDEV_USER_LOOP: expected native or python, given 'fast'" in result.output

@@ -91,7 +91,8 @@ def test_a_count_that_is_none_is_refused(at_first: int) -> None:
         take_sockets([], environment(at_first, "control") | {"LISTEN_FDS": "-1"})
 
 
-@pytest.mark.parametrize("text", ["", "control", "control=", "=3", "control=x", "control=2", "control=-1", "control=٣"])
+@pytest.mark.parametrize("text", ["", "control", "control=", "=3", "control=x", "control=2", "control=-1", "control=٣",
+     "control=" + "0" * 20 + "3", "control=0000001" + "0" * 5000])  # fmt: skip
 def test_what_is_no_name_and_number_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="expected NAME=N"):
         take_sockets([text], {})
@@ -101,6 +102,29 @@ def test_what_is_no_name_and_number_is_refused(text: str) -> None:
 def test_a_name_that_is_neither_is_refused(listener: int, name: str) -> None:
     with pytest.raises(ConfigError, match="expected control or an mdev's UUID"):
         take_sockets([f"{name}={listener}"], {})
+
+
+@pytest.mark.parametrize("mode", [0o660, 0o602])
+def test_a_control_socket_for_everybody_is_refused(folder: Path, mode: int) -> None:
+    """As systemd makes it without SocketMode=."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(folder / "c"))
+        made.listen()
+        (folder / "c").chmod(mode)
+        given = [f"control={made.fileno()}"]
+        if mode & 0o002:
+            with pytest.raises(ConfigError, match="SocketMode=0600"):
+                take_sockets(given, {})
+        else:
+            let_go(take_sockets(given, {}))
+
+
+def test_a_control_socket_without_a_file_is_refused() -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("")  # Linux gives it an abstract name
+        made.listen()
+        with pytest.raises(ConfigError, match="anybody may connect"):
+            take_sockets([f"control={made.fileno()}"], {})
 
 
 def test_one_given_twice_is_refused(listener: int, folder: Path) -> None:

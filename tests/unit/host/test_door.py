@@ -92,6 +92,19 @@ def test_the_owner_of_the_mdevs_folder_may_come_as_long_as_it_is_the_owner(open_
     assert [come(open_to_all, user) for user in (OWNER, STRANGER)] == ["refused", "served"]
 
 
+def test_the_owner_of_an_earlier_mdev_of_this_uuid_may_not_come(host: LocalHost, mdev: Mdev, open_to_all: Path) -> None:
+    """Nor put a socket of its own in this one's place, though a file that it left kept its folder."""
+    folder = open_to_all.parent
+    os.chown(folder, OWNER, OWNER)
+    (folder / "left").touch()
+    host.bus.remove(mdev.uuid)
+    host.create(mdev.parent, "mtty-1", mdev.uuid)
+    assert (folder.stat().st_uid, folder.stat().st_mode & 0o777) == (0, 0o700)
+    for each in (folder, open_to_all):
+        each.chmod(0o777)
+    assert come(open_to_all, OWNER) == "refused"
+
+
 def test_without_the_look_at_the_user_the_stranger_would_be_served(
     open_to_all: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from mdev_user.drivers.crc import Card
 from mdev_user.drivers.mtty import Mtty
 from mdev_user.errors import Busy, NoDevice, NotSupported
+from mdev_user.host import endpoint as endpoints
 from mdev_user.host import mover_session, moves, moving
 from mdev_user.host.door import Peer, peer_of
 from mdev_user.host.endpoint import Endpoint
@@ -24,6 +25,7 @@ from mdev_user.vfio.requests import Irq, Region
 from mdev_user.vfio_user.client import Client
 from mdev_user.vfio_user.connection import RemoteError
 from mdev_user.vfio_user.messages import DeviceFeature, DeviceState, Feature
+from mdev_user.vfio_user.server import Session
 from unit.host.parts import SECONDS, eventually
 from unit.host.test_endpoint import Device, Parent
 
@@ -150,6 +152,32 @@ def test_jobs_of_a_parked_device_wait_for_its_user(host: LocalHost, checksum: Md
         assert counters.guest_errors == before, "it looked for memory that nobody has mapped yet"
         guest.region_read(0, 0, 4)  # the control: now it goes on, and finds none
         eventually(lambda: counters.guest_errors == before + 1)
+
+
+def test_a_user_who_looks_and_goes_leaves_the_device_parked(host: LocalHost, mdev: Mdev) -> None:
+    state, endpoint = state_of_used(host, mdev), host.endpoint(mdev)
+    load(endpoint, state)
+    with host.client(mdev) as guest:
+        guest.device_info()
+        guest.region_read(Region.CONFIG, 0, 2)
+        guest.dma_map(0, 4096)
+        assert not is_parked(endpoint)
+    eventually(lambda: is_parked(endpoint))
+    assert not endpoint.device.dma, "nothing of that user is left"
+    with host.client(mdev) as guest:
+        assert guest.region_read(0, SCR, 1) == b"\x5a"
+    eventually(lambda: endpoint.use is None)
+    with host.client(mdev) as guest:
+        assert guest.region_read(0, SCR, 1) != b"\x5a", "it was used: the next user finds a device that was reset"
+
+
+def test_a_reset_is_a_use_of_a_parked_device(host: LocalHost, mdev: Mdev) -> None:
+    state, endpoint = state_of_used(host, mdev), host.endpoint(mdev)
+    load(endpoint, state)
+    with host.client(mdev) as guest:
+        guest.reset()
+    eventually(lambda: endpoint.use is None)
+    assert not is_parked(endpoint)
 
 
 def test_what_cannot_be_moved_is_refused(host: LocalHost, mdev: Mdev) -> None:
@@ -321,6 +349,25 @@ def test_a_parked_mdev_is_handed_over(host: LocalHost, mdev: Mdev) -> None:
         endpoint.hand_over("another place")
     assert not is_parked(endpoint)
     assert endpoint.use is None
+
+
+def test_a_user_who_comes_while_the_mdev_is_handed_over_is_sent_away(
+    host: LocalHost, mdev: Mdev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would be given a device that was reset, instead of the one that it left."""
+    state, endpoint = state_of_used(host, mdev), host.endpoint(mdev)
+    load(endpoint, state)
+
+    def late(*arguments: Any) -> Session:  # Any: as the class takes them
+        endpoint.hand_over("another place")
+        return Session(*arguments)
+
+    with visit(endpoint, Purpose.SAVE) as mover:
+        mover.set_migration_state(STOP_COPY)
+        monkeypatch.setattr(endpoints, "Session", late)
+        with pytest.raises(ConnectionError), host.client(mdev) as guest:
+            guest.region_read(0, SCR, 1)
+    eventually(lambda: endpoint.last_disconnect == "moved to another place")
 
 
 def test_another_version_of_the_driver_ends_a_move(host: LocalHost, mdev: Mdev) -> None:

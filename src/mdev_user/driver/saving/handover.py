@@ -52,7 +52,7 @@ def hand_over(device: VfioDevice, old: Device, new: Device) -> str:
     except BaseException:  # SystemExit too: driver code
         take_back(device, old, new, state)
         raise
-    old._vfio = None
+    old.leave_user()
     return reason
 
 
@@ -65,7 +65,7 @@ def take_back(device: VfioDevice, old: Device, new: Device, state: bytes) -> Non
     old.adopt_user(device, new._pci)
     old.load(state)
     _release_pin(old)
-    new._vfio = None
+    new.leave_user()
 
 
 def _go_on(device: VfioDevice, old: Device, new: Device, state: bytes) -> str:

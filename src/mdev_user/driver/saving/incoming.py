@@ -101,7 +101,6 @@ class _Records:
         self._prepared: transfer.Prepared | None = None
         self._take_memory: Callable[[], None] = _nothing
         self._ended = self._finished = False
-        self._takes = {Kind.HEADER: self._begin, Kind.PAGES: self._put, Kind.STATE: self._prepare, Kind.END: self._end}
 
     def write(self, data: memoryview) -> None:
         for kind, payload in self._reader.feed(data):
@@ -110,11 +109,13 @@ class _Records:
             if (self._header is None) is not (kind is Kind.HEADER):
                 raise StateError(f"migration stream: expected one HEADER, and it first; given {kind.name}")
             if kind is not Kind.NOTHING:
-                self._takes[kind](payload)
+                _TAKES[kind](self, payload)
 
     def finish(self) -> None:
-        if not self._ended or self._reader.midway or self._prepared is None:
+        if not self._ended or self._prepared is None:
             raise StateError("migration stream: it is cut off: there is no END")
+        if self._reader.midway:
+            raise StateError("migration stream: it goes on after its end")
         self._prepared.take_over(self._take_memory)
         self._finished = True
 
@@ -161,6 +162,15 @@ class _Records:
         if self._prepared is None:
             raise StateError("migration stream: it ends without a STATE")
         self._ended = True
+
+
+# Of the class: a stream that refers to itself keeps the device's memory until Python looks for such things.
+_TAKES: dict[Kind, Callable[[_Records, memoryview], None]] = {
+    Kind.HEADER: _Records._begin,
+    Kind.PAGES: _Records._put,
+    Kind.STATE: _Records._prepare,
+    Kind.END: _Records._end,
+}
 
 
 def _nothing() -> None:

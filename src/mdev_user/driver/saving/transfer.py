@@ -43,7 +43,7 @@ def stream_of(device: "Device", memory: Mapping[str, tuple[bytes, bytes]]) -> St
         driver=kind.__name__,
         version=kind.state_version,
         values=values_of(device.units),
-        jobs=jobs_of(device.jobs, device._again, device._now()),
+        jobs=jobs_of(device.jobs, device._again, device.jobs_clock()),
         memory=dict(memory),
         config=device._pci.config.save().values,
         levels=_packed(interrupts.levels),

@@ -315,6 +315,15 @@ def test_a_driver_that_raises_gives_the_old_device_back(bench: Bench) -> None:
     assert (old.function.total, bench.read(0)) == (5, 1)
 
 
+def test_the_older_device_lets_go_of_the_users_memory(bench: Bench) -> None:
+    """Somebody may refer to it for long; whoever uses the mdev next has other memory."""
+    old, new = bench.device, Device(Second, Profile(), UUID1)
+    view = bench.memory.regions[2]
+    hand_over(bench.vfio, old, new)
+    new.close_device()
+    view.extend(b"x")  # BufferError while there is a view of it
+
+
 def test_a_device_that_nobody_uses_is_just_replaced(bench: Bench) -> None:
     bench.write(4, 42)
     bench.close()

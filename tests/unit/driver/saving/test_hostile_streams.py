@@ -91,6 +91,10 @@ def test_stream_that_is_cut_anywhere_is_refused(target: Target, stream: bytes) -
         assert "migration stream: it" in target.refuses(stream[:end]), end
 
 
+def test_bytes_behind_the_end_are_told_as_such(target: Target, stream: bytes) -> None:
+    assert "goes on after its end" in target.refuses(stream + b"xx")
+
+
 def test_every_kind_of_damage_is_found(target: Target, stream: bytes) -> None:
     places = {at + more for at in [0, *boundaries(stream)[:-1]] for more in range(12)}
     places |= set(range(0, len(stream), 211))

@@ -1,6 +1,8 @@
 """Streams: a moved device is the same in the other place, however it is read, and whatever changes meanwhile."""
 
+import gc
 import os
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
@@ -292,6 +294,23 @@ def test_memory_that_nobody_touched_takes_no_room_here_or_there() -> None:
     for vfio, _device, file in (here, there):
         vfio.close()
         file.close()
+
+
+def test_memory_goes_with_its_user_whatever_was_loaded_into_it(benches: Benches) -> None:
+    """And not when Python looks for what refers to itself, which in an idle host is never."""
+    stream = stream_of(benches.add(Bench(Screen)))
+    vfio, _device, file = on_file()
+    gc.disable()
+    try:
+        vfio.migration.set_state(S.RESUMING)
+        vfio.migration.write(stream)
+        vfio.migration.set_state(S.RUNNING)
+        region = weakref.ref(file._maps[2])
+        vfio.close()
+        file.close()
+        assert region() is None
+    finally:
+        gc.enable()
 
 
 # --- whose stream it is ------------------------------------------------------------------------------------------
