@@ -261,9 +261,6 @@ class Jobs:
         return True
 
     def _dma_read(self, job: "_Job", iova: int, length: int) -> Outcome:
-        if place := self._device.dma.place(iova, length, _READ):  # as most have
-            self._device.counters.dma_read_bytes += length
-            return place[0].read(place[1], length)
         segments = self._device.dma.segments(iova, length, DmaFlags.READ)
         self._device.counters.dma_read_bytes += length
         if all(each.mapping.backing for each in segments):
@@ -282,14 +279,9 @@ class Jobs:
 
     def _dma_write(self, job: "_Job", iova: int, data: bytes) -> Outcome:
         log = self._device.dma.log
-        if place := self._device.dma.place(iova, len(data), _WRITE):
-            self._device.counters.dma_write_bytes += len(data)
-            log.mark(iova, len(data))  # first: a write that fails half way has written half
-            place[0].write(place[1], data)
-            return b""
         segments = self._device.dma.segments(iova, len(data), DmaFlags.WRITE)
         self._device.counters.dma_write_bytes += len(data)
-        log.mark(iova, len(data))
+        log.mark(iova, len(data))  # first: a write that fails half way has written half
         if all(each.mapping.backing for each in segments):
             for each in segments:
                 _copy_out(each, data)

@@ -133,20 +133,12 @@ class PythonLoop:
         return self._accesses.read(identity, offset, region, count)
 
     def _write(self, identity: int, place: Place, size: int) -> bytes | None:
-        """As `_read`; b"" for what is answered already. It is `Accesses.write_and_go_on` with a call less."""
+        """As `_read`; b"" for what is answered already."""
         offset, region, count = _place_of(place)
         if offset >= _FAR or not 0 < count == size:
             return None
-        near = self._accesses.near
-        near.open = True
-        try:
-            reply = self._accesses.write(identity, offset, region, _data_of[size](self._buffer, _HEAD)[0])
-        finally:
-            near.open = False
-        if near.stretches:
-            self._accesses.go_on(self._outgoing.send_in_passing, reply)
-            return b""
-        return reply
+        data = _data_of[size](self._buffer, _HEAD)[0]
+        return self._accesses.write_and_go_on(self._outgoing.send_in_passing, identity, offset, region, data)
 
 
 def polling(receive: _Receive, nanoseconds: int) -> _Receive:

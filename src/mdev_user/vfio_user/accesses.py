@@ -67,19 +67,13 @@ class Accesses:
             reply = self.write(identity, offset, region, data)
         finally:
             near.open = False
-        if near.stretches:
-            self.go_on(send, reply)
-            return b""
-        return reply
-
-    def go_on(self, send: Callable[[bytes], None], reply: bytes) -> None:
-        """Send the reply, and run the jobs that the write has started."""
-        near = self.near
-        near.open = False
+        if not near.stretches:
+            return reply
         stretches = near.take()
         send(reply)
         for stretch in stretches:
             stretch()
+        return b""
 
     def _slow(self, access: str, region: int, offset: int, elapsed: int) -> None:
         self._counters.slow_step(f"{access} region {region} +{offset:#x}", elapsed)

@@ -86,9 +86,9 @@ class DeviceOutgoing:
         yield self._writer.begin() + self._writer.record(Kind.HEADER, encoded(self._header))
         while not self._stopped:
             yield from self._pass(RUNNING)
-            for _each in range(
-                1 if self._last else 2
-            ):  # who asks for much at once may have taken the first for a pause
+            # One may have been taken for a pause by whoever asks for much at once.
+            ends = 1 if self._last else 2
+            for _end in range(ends):
                 if not self._stopped:
                     yield b""
         yield from self._pass(STOPPED)
