@@ -47,13 +47,23 @@ def normal(step: Step, answer: Answer) -> Answer:
 
 def normal_event(event: Uevent) -> Uevent:
     """The variables of a uevent without those that are not compared."""
-    return {name: value for name, value in event.items() if name not in NO_VARIABLES}
+    return {name: value for name, value in event.items() if name not in NO_VARIABLES and not _is_cdev(name, event)}
+
+
+def _is_cdev(name: str, event: Uevent) -> bool:
+    """Whether it is the node of a VFIO device, of which a kernel tells that has CONFIG_IOMMUFD. The recorded had not.
+
+    The row `cdev` says so of the nodes themselves.
+    """
+    if name != "DEVNAME" or event["SUBSYSTEM"] != "vfio-dev":
+        return False
+    return event[name] == f"vfio/devices/{event['DEVPATH'].rpartition('/')[2]}"
 
 
 NO_VARIABLES: Mapping[str, str] = {
     "SEQNUM": "counts from when the machine was started",
-    "MAJOR": "of device nodes: whatever was free, and here there are none",
-    "MINOR": "of device nodes: whatever was free, and here there are none",
+    "MAJOR": "of device nodes: whatever was free",
+    "MINOR": "of device nodes: whatever was free",
 }
 
 
@@ -89,6 +99,27 @@ _POWER = re.compile(
             r"\n\S*/power:\ntotal 0\n(?:[-d][r-]\S{8}\s.*\n)*",  # ls -lR: its own part
         )
     ),
+    re.MULTILINE,
+)
+
+
+CDEV = "number of a cdev"
+
+
+def _without_cdev(step: Step, answer: Answer) -> Answer:
+    if step.cmd[0] not in {"tree", "sh"}:
+        return answer
+    return replace(answer, out=_CDEV_DEVNAME.sub(r'\1""', _CDEV_NUMBER.sub("", answer.out)))
+
+
+_CDEV_NUMBER = re.compile(
+    r"^f 0444 4096 \S*/vfio-dev/vfio\d+/dev = \"243:\d+\\n\"\n"  # tree
+    r"|^-r--r--r-- .* dev\n"  # ls -l of its folder
+    r"|^-r--r--r-- .*/vfio-dev/vfio\d+/dev\n",
+    re.MULTILINE,
+)
+_CDEV_DEVNAME = re.compile(
+    r"^(f 0644 4096 \S*/vfio-dev/(vfio\d+)/uevent = )\"MAJOR=243\\nMINOR=\d+\\nDEVNAME=vfio/devices/\2\\n\"$",
     re.MULTILINE,
 )
 
@@ -141,6 +172,11 @@ NORMALISATIONS = (
     ),
     Normalisation(
         "device number", "majors and minors are whatever was free", _lines(r"^(c\S{9} .*) \d+, +\d+ ", r"\1 N, N ")
+    ),
+    Normalisation(
+        CDEV,
+        "a VFIO device has one, and says so in sysfs, where CONFIG_IOMMUFD is set: the row `cdev` tells of it",
+        _without_cdev,
     ),
     Normalisation("dmesg", "the kernel's log", _lines(r"^\[ *\d+\.\d+\] .*\n", "")),
     Normalisation("uptime", "timing; that a step had to wait is compared", _uptime),

@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from mdev_user.sysfs.device_nodes import DEVICES
+
 # One question at a time: the steps are.
 _ASK = """#!/bin/sh
 echo "$*" > /questions/ask
@@ -45,11 +47,18 @@ def build(root: Path, busybox: Path, applets: Sequence[str]) -> None:
 
 
 def enter(root: Path, sys: Path | None) -> None:
-    """Make it this process's root, with ``sys`` on its /sys. For root, in a mount namespace of its own."""
+    """Make it this process's root, in a mount namespace of its own; for root.
+
+    ``sys``, which is in the daemon's tree, is on its /sys, and the nodes are in its /dev.
+    """
     _mount("--bind", "/dev/null", root / "dev/null")
     _mount("-t", "proc", "proc", root / "proc")
     if sys is not None:
         _mount("--bind", sys, root / "sys")
+        (root / "dev/vfio").mkdir()
+        (root / "dev/iommu").touch()
+        for name in ("vfio", "iommu"):
+            _mount("--bind", sys.parent / DEVICES / name, root / "dev" / name)
     os.chroot(root)
     os.chdir("/")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from golden.comparing import parts_of_answer, parts_of_events
-from golden.normal import NORMALISATIONS, SKIPPED, Normalisation, normal, skipped
+from golden.normal import CDEV, NORMALISATIONS, SKIPPED, Normalisation, normal, skipped
 from golden.races import RACES
 from golden.transcript import STRETCHES, Answer, Step, read_events, read_steps
 
@@ -18,9 +18,20 @@ def parts(kernel: str, ours: str, command: str = "ls -l") -> list[str]:
     return parts_of_answer(shell(kernel, command), Answer(0, None, ours))
 
 
-@pytest.mark.parametrize("each", NORMALISATIONS, ids=lambda each: each.name)
+OF_KERNEL = [each for each in NORMALISATIONS if each.name != CDEV]
+
+
+@pytest.mark.parametrize("each", OF_KERNEL, ids=lambda each: each.name)
 def test_every_normalisation_is_needed(each: Normalisation) -> None:
     assert any(each.applies(step, step.answer) != step.answer for step in read_steps())
+
+
+def test_the_number_of_a_cdev_is_one_that_the_recorded_kernel_had_not() -> None:
+    each = next(each for each in NORMALISATIONS if each.name == CDEV)
+    assert all(each.applies(step, step.answer) == step.answer for step in read_steps())
+    said = 'f 0444 4096 /sys/mtty/vfio-dev/vfio0/dev = "{}"\n'
+    assert parts("", said.format("243:0\\n"), "tree") == []
+    assert len(parts("", said.format("8:0\\n"), "tree")) == 1
 
 
 def test_every_skip_is_needed() -> None:

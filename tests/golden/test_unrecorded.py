@@ -26,14 +26,6 @@ def no_power_folders(daemon: RunningDaemon) -> None:
     assert [path for path, folders, _ in os.walk(daemon.sys) if "power" in folders] == []
 
 
-def no_device_numbers(daemon: RunningDaemon) -> None:
-    before = daemon.control.snapshot().number
-    daemon.create("mtty-1")
-    with daemon.control.events(before, follow=False) as lines:
-        (group,) = (line.properties for line in lines if line.subsystem == "vfio")
-    assert list(group) == ["DEVNAME"]
-
-
 def another_file_system_type(daemon: RunningDaemon) -> None:
     told = subprocess.run(["stat", "-f", "-c", "%t", daemon.sys], stdout=subprocess.PIPE, text=True, check=True)
     assert told.stdout == "65735546\n"
@@ -84,7 +76,6 @@ def directory(daemon: RunningDaemon, uuid: UUID) -> str:
 
 SHOWN: Mapping[str, Callable[[RunningDaemon], None]] = {
     "power": no_power_folders,
-    "device-numbers": no_device_numbers,
     "file-system-type": another_file_system_type,
     "held-directory": held_directories_find_the_next,
     "extended-attributes": no_extended_attributes,

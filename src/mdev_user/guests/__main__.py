@@ -1,7 +1,8 @@
 """``python -m mdev_user.guests``: set up what the tests take from Debian's archive if need be, and say what it is.
 
 ``python -m mdev_user.guests rig`` sets up the guest rig only, ``... management`` the root with libvirt and mdevctl,
-``... display`` the kernel with drivers for displays.
+``... display`` the kernel with drivers for displays, ``... mesa`` a disk with Debian's Mesa, ``... plain-qemu`` a QEMU
+without vfio-user.
 """
 
 import argparse
@@ -12,6 +13,8 @@ from mdev_user.guests.archive import RigError
 from mdev_user.guests.cached import Progress
 from mdev_user.guests.display_kernel import build_display_kernel
 from mdev_user.guests.management import build_management_root
+from mdev_user.guests.mesa import build_mesa_image
+from mdev_user.guests.plain_qemu import build_plain_qemu
 from mdev_user.guests.rig import build_rig
 
 
@@ -32,10 +35,22 @@ def _display(progress: Progress) -> Iterator[str]:
     yield f"display {kernel.release}  {kernel.image}"
 
 
+def _mesa(progress: Progress) -> Iterator[str]:
+    image = build_mesa_image(progress)
+    yield f"mesa    {image.version}  {image.path}"
+
+
+def _plain_qemu(progress: Progress) -> Iterator[str]:
+    qemu = build_plain_qemu(progress)
+    yield f"plain   {qemu.version}  {' '.join(qemu.command)}"
+
+
 _FOLDERS: dict[str, Callable[[Progress], Iterator[str]]] = {
     "rig": _rig,
     "management": _management,
     "display": _display,
+    "mesa": _mesa,
+    "plain-qemu": _plain_qemu,
 }
 
 

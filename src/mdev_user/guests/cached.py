@@ -50,6 +50,8 @@ class CachedFolder(Generic[Contents]):
         """
         cache = (cache or cache_folder()).absolute()
         try:
+            if contents := self.find(cache):  # perhaps in a cache that is not ours to write to
+                return contents
             cache.mkdir(parents=True, exist_ok=True)
             with self._lock(cache, progress):
                 return self.find(cache) or self._build(cache, progress)

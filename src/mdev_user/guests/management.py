@@ -17,10 +17,11 @@ from mdev_user.guests.cached import CachedFolder, Progress, cache_folder, cost, 
 from mdev_user.guests.foreign import LIBRARIES, interpreter, libraries, program_output
 from mdev_user.guests.rig import RELEASE, check_machine
 
-_FOLDER = "management-2"
+_FOLDER = "management-3"
 _PACKAGES = (
     "libvirt-daemon",
     "libvirt-daemon-driver-nodedev",
+    "libvirt-daemon-driver-qemu",
     "libvirt-clients",
     "mdevctl",
     "pciutils",
@@ -33,6 +34,11 @@ _PROGRAMS = (
     *("usr/bin/lspci", "usr/bin/udevadm", "usr/bin/dash"),
 )
 _NODE_DEVICES = f"{LIBRARIES}/libvirt/connection-driver/libvirt_driver_nodedev.so"
+QEMU_DRIVERS = f"{LIBRARIES}/libvirt/qemu-driver"
+"""Where the driver of domains is, apart from the others: libvirtd loads all that it finds in one folder, and this one
+takes users and folders that the small root has not. For a libvirtd with LIBVIRT_DRIVER_DIR."""
+_DOMAINS = f"{LIBRARIES}/libvirt/connection-driver/libvirt_driver_qemu.so"
+_CPUS = "usr/share/libvirt"
 _OWN_LIBRARIES = f"{LIBRARIES}/systemd"
 """Those of udevadm, which it finds itself."""
 _LOADED_LATER = (f"{LIBRARIES}/libgcc_s.so.1",)  # by the C library, when a thread is cancelled
@@ -95,7 +101,7 @@ def _fill(work: Path, progress: Progress) -> None:
     archive = Archive(work / "apt", debian_mirror(), (RELEASE,))
     progress(f"management root: reading the package lists of {RELEASE}")
     archive.update()
-    progress("management root: fetching libvirt, mdevctl, lspci and their libraries (about 36 MB)")
+    progress("management root: fetching libvirt, mdevctl, lspci and their libraries (about 56 MB)")
     packages = archive.fetch(_PACKAGES, RELEASE)
     progress(f"management root: unpacking {len(packages)} packages")
     unpacked = work / "unpacked"
@@ -119,6 +125,9 @@ def _install(unpacked: Path, root: Path) -> None:
         target = root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(unpacked / name, target)
+    (root / QEMU_DRIVERS).mkdir()
+    shutil.copy2(unpacked / _DOMAINS, root / QEMU_DRIVERS)
+    shutil.copytree(unpacked / _CPUS, root / _CPUS)
     for name, text in _FILES.items():
         target = root / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +138,7 @@ def _install(unpacked: Path, root: Path) -> None:
 
 def _libraries(unpacked: Path) -> Iterator[str]:
     folders = [unpacked / LIBRARIES, unpacked / _OWN_LIBRARIES]
-    wanted = (libraries(folders, unpacked / program) for program in (*_PROGRAMS, _NODE_DEVICES))
+    wanted = (libraries(folders, unpacked / program) for program in (*_PROGRAMS, _NODE_DEVICES, _DOMAINS))
     for library in set().union(*wanted):
         yield str(library.relative_to(unpacked))
 

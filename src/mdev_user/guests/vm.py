@@ -28,11 +28,12 @@ KERNEL_COMMAND_LINE = (
     "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check random.trust_cpu=on "
     "cryptomgr.notests initcall_blacklist=jent_mod_init"
 )
-# qemu64 boots a second faster than max: fewer instruction alternatives for the kernel to patch in. The process name
-# is what `mdev-user remove` shows of the holder; without it a bundled QEMU would be called like its ELF interpreter.
+# qemu64 boots a second faster than max: fewer instruction alternatives for the kernel to patch in. -cx16: QEMU 7.2's
+# emulation of cmpxchg16b spoils the flags now and then, which crashed a third of its guests. The process name is what
+# `mdev-user remove` shows of the holder; without it a bundled QEMU would be called like its ELF interpreter.
 _MACHINE = (
     *("-name", "guest,process=qemu-system-x86"),
-    *("-machine", "q35", "-accel", "tcg", "-cpu", "qemu64", "-smp", "1"),
+    *("-machine", "q35", "-accel", "tcg", "-cpu", "qemu64,-cx16", "-smp", "1"),
     *("-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"),
 )
 # Ends QEMU when this process does, however it ends: the pipe's other end is ours and is then closed by the kernel.
@@ -54,8 +55,11 @@ class Guest:
         memory: int = DEFAULT_MEMORY,
         files: Mapping[str, bytes] | None = None,
         arguments: Sequence[str] = (),
+        launcher: Sequence[str] = (),
     ) -> None:
+        """``launcher`` is the beginning of an argv that becomes what is behind it (``arguments.run_command``)."""
         self._rig = rig
+        self._launcher = list(launcher)
         self._devices = [os.fspath(device) for device in devices]
         self._memory = memory
         self._files = files
@@ -219,6 +223,7 @@ class Guest:
 
     def _command(self, command_fd: int, qmp_fd: int, image_fd: int) -> list[str]:
         return [
+            *self._launcher,
             *self._rig.qemu,
             *_MACHINE,
             *memory_arguments(self._memory),

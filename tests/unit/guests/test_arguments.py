@@ -1,9 +1,17 @@
 import json
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
-from mdev_user.guests.arguments import device_arguments, memory_arguments, qemu_arguments
+from mdev_user.guests.arguments import (
+    device_arguments,
+    iommufd_arguments,
+    memory_arguments,
+    qemu_arguments,
+    run_command,
+    vfio_arguments,
+)
 from mdev_user.units import GiB, MiB
 
 
@@ -37,3 +45,22 @@ def test_arguments_survive_a_shell_without_quotes() -> None:
 
 def test_qemu_arguments_have_memory_and_device() -> None:
     assert qemu_arguments("/s", 2 * GiB) == [*memory_arguments(2 * GiB), *device_arguments("/s")]
+
+
+ONE, TWO = UUID(int=1), UUID(int=2)
+
+
+def test_a_vfio_device_is_named_by_its_sysfs_path() -> None:
+    assert vfio_arguments(ONE) == ["-device", f"vfio-pci,id=mdev-{ONE},sysfsdev=/sys/bus/mdev/devices/{ONE}"]
+
+
+def test_devices_share_one_iommufd() -> None:
+    assert iommufd_arguments(ONE, TWO) == [
+        *("-object", "iommufd,id=iommufd0"),
+        *("-device", f"vfio-pci,id=mdev-{ONE},sysfsdev=/sys/bus/mdev/devices/{ONE},iommufd=iommufd0"),
+        *("-device", f"vfio-pci,id=mdev-{TWO},sysfsdev=/sys/bus/mdev/devices/{TWO},iommufd=iommufd0"),
+    ]
+
+
+def test_run_takes_everything_behind_it_as_the_program() -> None:
+    assert run_command(Path("/run/mine"))[-4:] == ["run", "--run-dir", "/run/mine", "--"]

@@ -12,13 +12,15 @@ from mdev_user.guests.archive import RigError
 from mdev_user.guests.management import ManagementRoot, Stamp, build_management_root, find_management_root
 
 FOLDER = management._FOLDER
+CPUS = f"{management._CPUS}/cpu_map/index.xml"
 
 
 def unpacked(work: Path) -> Path:
     """What Debian's packages would leave, with one file that nothing needs."""
     folder = work / "unpacked"
-    names = (*management._PROGRAMS, management._NODE_DEVICES, *management._LOADED_LATER, *management._DATA)
-    for name in (*names, f"{foreign.LIBRARIES}/libone.so.1", "usr/share/doc/README"):
+    drivers = (management._NODE_DEVICES, management._DOMAINS)
+    names = (*management._PROGRAMS, *drivers, *management._LOADED_LATER, *management._DATA)
+    for name in (*names, CPUS, f"{foreign.LIBRARIES}/libone.so.1", "usr/share/doc/README"):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
@@ -48,9 +50,18 @@ def test_a_built_root_has_the_programs_and_what_they_load_and_nothing_else(tmp_p
     assert (root.path / "usr/sbin/libvirtd").read_text() == "usr/sbin/libvirtd"
     assert (root.path / "lib64/libone.so.1").is_file()  # where a program looks for its interpreter
     assert (root.path / "bin/sh").read_text() == "usr/bin/dash"
+    assert (root.path / CPUS).is_file()
     assert not (root.path / "usr/share/doc").exists()
     assert {"dev", "proc", "run", "sys", "tmp", "var"} <= {each.name for each in root.path.iterdir()}
     assert [each.name for each in tmp_path.iterdir() if "building" in each.name] == []
+
+
+def test_the_driver_of_domains_lies_apart(tmp_path: Path) -> None:
+    """Where only a libvirtd that is told of it finds it: the one in the small root cannot load it."""
+    root = build_management_root(lambda _line: None, tmp_path).path
+    nodes = (root / management._NODE_DEVICES).parent
+    assert [each.name for each in nodes.iterdir()] == ["libvirt_driver_nodedev.so"]
+    assert [each.name for each in (root / management.QEMU_DRIVERS).iterdir()] == ["libvirt_driver_qemu.so"]
 
 
 def test_a_program_is_run_by_its_own_interpreter_with_its_own_libraries(tmp_path: Path) -> None:

@@ -12,13 +12,16 @@ import pytest
 from mdev_user.guests import rig
 from mdev_user.guests.archive import RigError
 from mdev_user.guests.cached import cache_folder
-from mdev_user.guests.rig import Stamp, build_rig, find_rig, has_device, parse_version
+from mdev_user.guests.qemu import VFIO_USER_PCI, Qemu, has_device, parse_version
+from mdev_user.guests.rig import Stamp, build_rig, find_rig
 
-HOST = (("/usr/bin/qemu-system-x86_64",), "11.2.0")
+HOST = Qemu(("/usr/bin/qemu-system-x86_64",), "11.2.0", VFIO_USER_PCI)
 HELP = 'name "vfio-pci", bus PCI, desc "..."\nname "vfio-user-pci", bus PCI, desc "VFIO over socket"\n'
 
 
-def fill(work: Path, progress: Callable[[str], None], *, qemu_version: str | None = "11.1.3") -> None:
+def fill(
+    work: Path, progress: Callable[[str], None], _host: Qemu | None = None, *, qemu_version: str | None = "11.1.3"
+) -> None:
     """Stands in for the long part of a build."""
     progress("filling")
     folder = work / "rig"
@@ -33,7 +36,7 @@ def no_progress(_line: str) -> None:
 
 @pytest.fixture
 def without_host_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rig, "host_qemu", lambda: None)
+    monkeypatch.setattr(rig, "host_qemu", lambda _devices: None)
     monkeypatch.setattr(rig, "check_machine", lambda: None)
     monkeypatch.setattr(rig, "_fill", fill)
 
@@ -69,18 +72,18 @@ def test_no_rig_is_found_in_an_empty_cache(tmp_path: Path) -> None:
 def test_a_built_rig_is_found_with_its_own_qemu(tmp_path: Path) -> None:
     built = build_rig(no_progress, tmp_path)
     assert find_rig(tmp_path) == built
-    assert built.qemu[0] == str(tmp_path / "rig-1/qemu/lib/ld-linux-x86-64.so.2")
+    assert built.qemu[0] == str(tmp_path / "rig-2/qemu/lib/ld-linux-x86-64.so.2")
     assert (built.qemu_version, built.kernel_release) == ("11.1.3", "6.12.0")
-    assert built.kernel == tmp_path / "rig-1/vmlinux"
+    assert built.kernel == tmp_path / "rig-2/vmlinux"
 
 
 @pytest.mark.usefixtures("without_host_qemu")
 def test_a_host_qemu_with_the_device_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_rig(no_progress, tmp_path)
-    monkeypatch.setattr(rig, "host_qemu", lambda: HOST)
+    monkeypatch.setattr(rig, "host_qemu", lambda _devices: HOST)
     found = find_rig(tmp_path)
     assert found is not None
-    assert (found.qemu, found.qemu_version) == HOST
+    assert (found.qemu, found.qemu_version, found.device) == (HOST.command, HOST.version, HOST.device)
 
 
 @pytest.mark.usefixtures("without_host_qemu")
@@ -88,8 +91,8 @@ def test_a_rig_without_qemu_is_rebuilt_when_the_host_loses_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as with_host:
-        with_host.setattr(rig, "host_qemu", lambda: HOST)
-        with_host.setattr(rig, "_fill", lambda work, progress: fill(work, progress, qemu_version=None))
+        with_host.setattr(rig, "host_qemu", lambda _devices: HOST)
+        with_host.setattr(rig, "_fill", lambda work, progress, _host: fill(work, progress, qemu_version=None))
         build_rig(no_progress, tmp_path)
     assert find_rig(tmp_path) is None
     assert build_rig(no_progress, tmp_path).qemu_version == "11.1.3"
@@ -98,8 +101,8 @@ def test_a_rig_without_qemu_is_rebuilt_when_the_host_loses_its_own(
 @pytest.mark.usefixtures("without_host_qemu")
 @pytest.mark.parametrize("stamp", [b"", b"{", b"[]", b'{"qemu_version": 1}'])
 def test_a_damaged_stamp_is_no_rig_and_is_built_anew(tmp_path: Path, stamp: bytes) -> None:
-    (tmp_path / "rig-1").mkdir()
-    (tmp_path / "rig-1/stamp.json").write_bytes(stamp)
+    (tmp_path / "rig-2").mkdir()
+    (tmp_path / "rig-2/stamp.json").write_bytes(stamp)
     assert find_rig(tmp_path) is None
     assert build_rig(no_progress, tmp_path) == find_rig(tmp_path)
 
@@ -119,7 +122,7 @@ def test_a_second_build_does_nothing(tmp_path: Path) -> None:
 def test_an_interrupted_build_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def interrupted(work: Path, progress: Callable[[str], None]) -> None:
+    def interrupted(work: Path, progress: Callable[[str], None], _host: Qemu | None) -> None:
         fill(work, progress)
         raise error
 
@@ -127,15 +130,15 @@ def test_an_interrupted_build_leaves_nothing(
         interruption.setattr(rig, "_fill", interrupted)
         with pytest.raises(type(error)):
             build_rig(no_progress, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["rig-1.lock"]
+    assert [path.name for path in tmp_path.iterdir()] == ["rig-2.lock"]
     build_rig(no_progress, tmp_path)
 
 
 @pytest.mark.usefixtures("without_host_qemu")
 def test_what_a_killed_builder_left_is_swept_up(tmp_path: Path) -> None:
-    (tmp_path / "rig-1.building-dead/apt").mkdir(parents=True)
+    (tmp_path / "rig-2.building-dead/apt").mkdir(parents=True)
     build_rig(no_progress, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rig-1", "rig-1.lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rig-2", "rig-2.lock"]
 
 
 @pytest.mark.usefixtures("without_host_qemu")
@@ -148,12 +151,12 @@ def test_a_second_builder_waits_and_takes_the_firsts_rig(tmp_path: Path) -> None
         waiting.set()
 
     second = threading.Thread(target=build_rig, args=(progress, tmp_path))
-    with (tmp_path / "rig-1.lock").open("w") as lock:
+    with (tmp_path / "rig-2.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         second.start()
         assert waiting.wait(10)
         fill(tmp_path, no_progress)
-        (tmp_path / "rig").rename(tmp_path / "rig-1")
+        (tmp_path / "rig").rename(tmp_path / "rig-2")
     second.join(10)
     assert lines == ["waiting for another process that is building the guest rig"]
 
