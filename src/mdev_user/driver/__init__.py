@@ -5,9 +5,11 @@ contract, for drivers that do everything by hand: a parent is an `MdevParentOps`
 of which a `PciFunction` answers.
 """
 
-from mdev_user.driver.attributes import Attribute, attribute
+from mdev_user.driver.attributes import Attribute, AttributeGroup, attribute
 from mdev_user.driver.device import Device
 from mdev_user.driver.dma import Dma, sleep
+from mdev_user.driver.edid import edid_of
+from mdev_user.driver.engine import Claim, Engine, Policy, Turn
 from mdev_user.driver.function import Function, ResetKind
 from mdev_user.driver.hooks import on_read, on_read_each, on_write, on_write_each
 from mdev_user.driver.interrupts import INTX, MSI, MSIX, Interrupt, Message, pending
@@ -18,9 +20,17 @@ from mdev_user.driver.offload import offload
 from mdev_user.driver.parent import Parent
 from mdev_user.driver.parts import Part, Parts
 from mdev_user.driver.pools import Instances, Pool, Profile
+from mdev_user.driver.process import Calls, Process
+from mdev_user.driver.program import MappedMemory, Pending, Piece, Program
 from mdev_user.driver.regions import Alias, DeviceRegion
 from mdev_user.driver.saving.snapshot import SavedJob, Snapshot
+from mdev_user.driver.shares import Share
 from mdev_user.driver.state import Saved, Session, Table
+from mdev_user.driver.virtio.chain import Chain, KeptChain
+from mdev_user.driver.virtio.function import VirtioFunction
+from mdev_user.driver.virtio.keeping import KeptChains
+from mdev_user.driver.virtio.queue import Virtqueue
+from mdev_user.driver.virtio.transport import VirtioConfig
 from mdev_user.errors import (
     DmaFault,
     DriverError,
@@ -28,6 +38,7 @@ from mdev_user.errors import (
     NoSpace,
     NotSupported,
     OutOfRange,
+    ProcessEnded,
     StateError,
     UnknownRequest,
 )
@@ -45,9 +56,12 @@ from mdev_user.regs.kinds import RC, RO, RSVD, RW, RW1C, RW1S, UNIMPL, WO, Acces
 from mdev_user.regs.refs import Ref
 from mdev_user.regs.registers import U8, U16, U32, U64, Register
 from mdev_user.units import PAGE, GiB, KiB, MiB
+from mdev_user.vfio.damage import Rect
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.ops import DeviceOps
 from mdev_user.vfio.pci_function import BarRegion, PciFunction
+from mdev_user.vfio.planes import XR24, Plane, PlaneType
+from mdev_user.vfio.programs import Timed
 from mdev_user.vfio.requests import (
     GFX_EDID,
     Area,
@@ -66,33 +80,47 @@ from mdev_user.vfio.requests import (
     Reset,
     SetIrqs,
 )
+from mdev_user.vfio.scatter_list import ScatterList
+from mdev_user.vfio.screens import AB24, AR24, BA24, BX24, RA24, RX24, XB24, Picture, Pointer
 from mdev_user.vfio.work import Sleep
 from mdev_user.vfio_mdev.ops import MdevParentOps
 
 __all__ = [
+    "AB24",
+    "AR24",
+    "BA24",
+    "BX24",
     "GFX_EDID",
     "INTX",
     "MSI",
     "MSIX",
     "PAGE",
+    "RA24",
     "RC",
     "RO",
     "RSVD",
     "RW",
     "RW1C",
     "RW1S",
+    "RX24",
     "U8",
     "U16",
     "U32",
     "U64",
     "UNIMPL",
     "WO",
+    "XB24",
+    "XR24",
     "Access",
     "Alias",
     "Area",
     "Attribute",
+    "AttributeGroup",
     "Bar",
     "BarRegion",
+    "Calls",
+    "Chain",
+    "Claim",
     "ConfigSpace",
     "Device",
     "DeviceInfo",
@@ -102,6 +130,7 @@ __all__ = [
     "DmaFault",
     "DriverError",
     "Each",
+    "Engine",
     "Field",
     "Flag",
     "Function",
@@ -116,7 +145,10 @@ __all__ = [
     "IoBar",
     "Irq",
     "IrqInfo",
+    "KeptChain",
+    "KeptChains",
     "KiB",
+    "MappedMemory",
     "Mdev",
     "MdevAttribute",
     "MdevParentOps",
@@ -136,9 +168,20 @@ __all__ = [
     "PciExpress",
     "PciFunction",
     "PciId",
+    "Pending",
+    "Picture",
+    "Piece",
+    "Plane",
+    "PlaneType",
+    "Pointer",
+    "Policy",
     "Pool",
     "PowerManagement",
+    "Process",
+    "ProcessEnded",
     "Profile",
+    "Program",
+    "Rect",
     "Ref",
     "Region",
     "RegionFlags",
@@ -152,17 +195,25 @@ __all__ = [
     "ResetKind",
     "Saved",
     "SavedJob",
+    "ScatterList",
     "Session",
     "SetIrqs",
+    "Share",
     "Sleep",
     "Snapshot",
     "StateError",
     "Table",
+    "Timed",
+    "Turn",
     "UnknownRequest",
     "VendorSpecific",
     "VfioDevice",
+    "VirtioConfig",
+    "VirtioFunction",
+    "Virtqueue",
     "attribute",
     "declarations",
+    "edid_of",
     "job",
     "offload",
     "on_read",

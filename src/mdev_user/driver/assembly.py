@@ -21,7 +21,7 @@ from mdev_user.vfio.pci_function import BarRegion
 if TYPE_CHECKING:
     from mdev_user.driver.device import Device
 
-AnyFunction: TypeAlias = Function[Any]  # Any: of whatever profile
+AnyFunction: TypeAlias = Function[Any, Any]  # Any: of whatever profile and backend
 
 _BARS = 6
 _MOST_MSI = 32

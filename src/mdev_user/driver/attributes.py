@@ -17,6 +17,7 @@ from mdev_user.regs.mistakes import likeliest
 
 T = TypeVar("T")
 F = TypeVar("F")
+_Told = TypeVar("_Told", bound=Callable[..., None])
 
 _BOOLEANS = {"1": True, "y": True, "on": True, "true": True, "0": False, "n": False, "off": False, "false": False}
 """As Linux's kstrtobool, lower case."""
@@ -55,7 +56,8 @@ class Readable(Member):
 class Attribute(Readable, Generic[T]):
     """A setting: ``clock = Attribute(100, unit="MHz", range=(10, 400), group="engine")``.
 
-    Of the type of its initial value: int, bool, str or an Enum. The operator writes the file ``group/name``, which is
+    Of the type of its initial value: int, bool, str or an Enum; ``of_type=lambda profile: profile.clock`` is the
+    initial value where the mdev's type says it. The operator writes the file ``group/name``, which is
     a step of the device; what does not parse, or is out of ``range``, is EINVAL. It outlives resets and users. With
     ``writable=False`` only the driver sets it. Then it belongs to the device's state and is saved; what an operator
     wrote is not: where a device is migrated to, that is the operator's there to say.
@@ -72,11 +74,12 @@ class Attribute(Readable, Generic[T]):
         range: "tuple[T, T] | None" = None,  # noqa: A002 - the word for it
         group: str = "",
         writable: bool = True,
+        of_type: Callable[[Any], T] | None = None,  # Any: the profile is the driver's own class
     ) -> None:
         if not isinstance(initial, int | str | Enum):
             raise DriverError(f"Attribute: expected an int, bool, str or Enum, given {initial!r}")
         self._initial, self._unit, self._range = initial, unit, range
-        self._group, self._writable = group, writable
+        self._group, self._writable, self._of_type, self._told = group, writable, of_type, ""
         if range is not None and not range[0] <= initial <= range[1]:  # type: ignore[operator]  # has an order
             raise DriverError(f"Attribute: expected an initial value from {range[0]} to {range[1]}, given {initial!r}")
 
@@ -89,6 +92,35 @@ class Attribute(Readable, Generic[T]):
             return self
         value: T = obj._settings[self._name]
         return value
+
+    def stored(self, method: _Told) -> _Told:
+        """Call the method, ``def method(self) -> None``, whenever the operator has written the attribute: in that step.
+
+        The device may not be open then.
+        """
+        check_arity("@stored", method)
+        self._told = method.__name__
+        return method
+
+    @override
+    def _store(self, owner: Settings, data: bytes) -> None:
+        super()._store(owner, data)
+        self._tell(owner)
+
+    def _tell(self, owner: Settings) -> None:
+        if self._told:
+            getattr(owner, self._told)()
+
+    def _first(self, profile: object) -> object:
+        """What it is before anybody wrote it, of a device of this type."""
+        if self._of_type is None:
+            return self._initial
+        return self._in_range(self._of_type(profile), DriverError)
+
+    @property
+    def _least(self) -> T | None:
+        """The smallest value that it can have; None where it has no range."""
+        return None if self._range is None else self._range[0]
 
     def __set__(self, obj: Settings, value: T) -> None:
         is_state = not self._writable
@@ -123,9 +155,70 @@ class Attribute(Readable, Generic[T]):
         return value
 
 
-def initial_settings(readables: Iterable[Readable]) -> dict[str, Any]:  # Any: values of all declared types
+class AttributeGroup(Readable):
+    """A file for several attributes at once: ``schedule = AttributeGroup(weight, limit, group="scheduling")``.
+
+    It reads ``weight=4 limit=0`` and takes any of these, in any order, with white space in between. All
+    that were written are taken in one step, or, when one of them cannot be (EINVAL), none.
+    """
+
+    _writable = True
+
+    def __init__(self, *attributes: Attribute[Any], group: str = "") -> None:  # Any: of all types
+        self._attributes, self._group = attributes, group
+        if not attributes:
+            raise DriverError("AttributeGroup: expected attributes of the class")
+        for each in attributes:
+            if not isinstance(each, Attribute) or not each._writable or isinstance(each._initial, str):
+                raise DriverError(
+                    f"AttributeGroup: expected attributes that are written, of numbers, bools or Enums, given {each!r}"
+                )
+
+    @override
+    def _show(self, owner: Settings) -> str:
+        return " ".join(f"{each._name}={_text(owner._settings[each._name])}" for each in self._attributes) + "\n"
+
+    @override
+    def _parsed(self, text: str) -> dict[str, object]:
+        known = {each._name: each for each in self._attributes}
+        found: dict[str, object] = {}
+        for word in text.split():
+            name, equals, value = word.partition("=")
+            if not equals or name not in known:
+                raise InvalidValue(f"{self._name}: expected {self._form}, given {word!r:.80}{likeliest(name, known)}")
+            if name in found:
+                raise InvalidValue(f"{self._name}: expected {name} once, given it twice")
+            found[name] = known[name]._parsed(value)
+        if not found:
+            raise InvalidValue(f"{self._name}: expected {self._form}, or some of them, given nothing")
+        return found
+
+    @override
+    def _store(self, owner: Settings, data: bytes) -> None:
+        written = self._parsed(data.decode(errors="replace"))
+        owner._settings.update(written)
+        for each in self._attributes:
+            if each._name in written:
+                each._tell(owner)
+
+    @property
+    def _form(self) -> str:
+        return " ".join(f"{each._name}=..." for each in self._attributes)
+
+
+def check_groups(owner: str, readables: Iterable[Readable]) -> None:
+    """DriverError for a group with an attribute that is not one of its class."""
+    found = list(readables)
+    for group in (each for each in found if isinstance(each, AttributeGroup)):
+        for each in group._attributes:
+            if not any(each is known for known in found):
+                raise DriverError(f"{owner}.{group._name}: expected attributes of {owner}, given {each._name}")
+
+
+# Any: values of all declared types
+def initial_settings(readables: Iterable[Readable], profile: object = None) -> dict[str, Any]:
     """What an operator finds before anything was written."""
-    return {each._name: each._initial for each in readables if isinstance(each, Attribute)}
+    return {each._name: each._first(profile) for each in readables if isinstance(each, Attribute)}
 
 
 # Any: values of all declared types

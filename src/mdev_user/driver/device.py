@@ -5,7 +5,6 @@ Region accesses go to what lies behind the region: registers, memory, the MSI-X 
 changed, interrupts follow at its end (`settle`).
 """
 
-import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -18,7 +17,8 @@ from typing_extensions import override
 from mdev_user.driver import assembly
 from mdev_user.driver.assembly import AnyFunction, Place, places, with_vectors
 from mdev_user.driver.attributes import Readable, initial_settings
-from mdev_user.driver.function import ResetKind
+from mdev_user.driver.engine import Claim
+from mdev_user.driver.function import Function, ResetKind
 from mdev_user.driver.inspection.decoding import DeviceDecoder
 from mdev_user.driver.inspection.live import named_values
 from mdev_user.driver.interrupts import Message
@@ -28,12 +28,14 @@ from mdev_user.driver.memory import Memory
 from mdev_user.driver.parts import Parts
 from mdev_user.driver.plain import plain_reads, plain_writes
 from mdev_user.driver.pools import Profile
+from mdev_user.driver.process import Process
 from mdev_user.driver.saving import transfer
 from mdev_user.driver.saving.incoming import DeviceIncoming
 from mdev_user.driver.saving.outgoing import DeviceOutgoing
-from mdev_user.driver.saving.pages import Extents
+from mdev_user.driver.shares import claims_of
 from mdev_user.driver.stepping import stepped
 from mdev_user.driver.unit import AnyUnit
+from mdev_user.driver.watch import Watch
 from mdev_user.driver.windows import ConfigWindow, MixedWindow, OwnPart, Reads, Window, Writes, memory_part
 from mdev_user.errors import Busy, DriverError, GuestError, NoDevice
 from mdev_user.mdev.types import MdevAttribute
@@ -47,14 +49,12 @@ from mdev_user.vfio.migration_states import ERROR, RESUMING, STOP_COPY, Migratio
 from mdev_user.vfio.ops import DeviceOps, DirectRunner
 from mdev_user.vfio.pci_function import PciFunction
 from mdev_user.vfio.plain import PlainRead, PlainWrite
-from mdev_user.vfio.requests import REGION_SHIFT, Region, Reply, Request, Reset
-
-_log = logging.getLogger(__name__)
+from mdev_user.vfio.planes import Plane, PlaneType
+from mdev_user.vfio.requests import Region, Reply, Request, Reset, region_place
+from mdev_user.vfio.screens import Screens
+from mdev_user.vfio.work import Spent
 
 _STILL = frozenset({STOP_COPY, RESUMING, ERROR})
-
-MOST_UNMODELLED = 1024
-"""Different accesses that are remembered: which ones is up to the guest, so there is an end to it."""
 
 
 class Device(DeviceOps):
@@ -62,15 +62,20 @@ class Device(DeviceOps):
 
     direct: DirectRunner | None
     """Whom a job asks for DMA before it awaits it, while a user is there."""
+    backend: Any  # Any: what the driver's parent makes
+    _claims: Sequence[Claim] = ()
+    copies = 0
+    """Streams that are read while the device runs."""
     settle_step: Callable[[], None]
     """Settles what the job that runs has done so far."""
 
-    def __init__(self, kind: type[AnyFunction], profile: Profile, uuid: UUID) -> None:
-        self.uuid = uuid
+    def __init__(self, kind: type[AnyFunction], profile: Profile, uuid: UUID, backend: object = None) -> None:
+        self.uuid, self.backend = uuid, backend
         messages, regions = with_vectors(kind, profile, assembly.regions(kind, profile))
         others = kind._plan.device_regions(profile)
         self._pci = PciFunction(assembly.config_space(kind, profile, regions, messages), regions, others.values())
         self._sizes = {index: self._pci.region(index).size for index in (*regions, *others)}
+        self._sizes |= kind._plan.private_sizes(profile)
         self.unmodelled: dict[tuple[int, int, int, bool], int] = {}
         """Accesses to what nobody declared: how often, by region, offset, size, and whether they wrote."""
         self.jobs: list[PendingJob] = []
@@ -94,9 +99,7 @@ class Device(DeviceOps):
         for part in parts:
             self._place(part, part.make(profile, self))
         self._reads, self._writes = Reads(), Writes()
-        self._serve(Region.CONFIG, ConfigWindow(self._pci.read_config, self._pci.write_config))
-        for index in (*regions, *others):
-            self._serve(index, self._window(index))
+        self._serve_regions((*regions, *others))
         self._renew(ResetKind.POWER_ON)
 
     def _place(self, place: Place, unit: AnyUnit) -> None:
@@ -107,10 +110,12 @@ class Device(DeviceOps):
             unit._bars[index] = unit._state[bar._name] = type(bar)._on(new_values(bar._layout.resets), 0)
         for memory in plan.memories:
             self._memories[place.bar + memory._index, memory._offset] = unit, memory
-        called: list[Job[Any] | Message] = [*plan.jobs.values(), *plan.of_kind(Message)]  # Any: of whatever parameters
+        # Any: of whatever parameters, and programs
+        called: list[Job[Any] | Message | Process[Any]] = [*plan.jobs.values(), *plan.of_kind(Message), *plan.processes]
         for each in called:
             unit._state[each._name] = each.__get__(unit, type(unit))  # once, and not whenever the driver names it
-        unit._settings.update(initial_settings(plan.attributes))
+        unit._settings.update(initial_settings(plan.attributes, unit.profile))
+        self._claims = (*self._claims, *claims_of(unit))
         levels = Levels(self._pci.interrupts, unit, plan, place.vector)
         self._levels.append(levels)
         if place.name:
@@ -122,7 +127,7 @@ class Device(DeviceOps):
         computed = place.name and self.function._plan.computes_levels
         for index, dispatch in (plan.settling_dispatches if computed else plan.dispatches).items():
             region = place.bar + index
-            self._spaces[region] = RegisterSpace(dispatch, unit._bars[index]._values, unit, _Watch(self, region, unit))
+            self._spaces[region] = RegisterSpace(dispatch, unit._bars[index]._values, unit, Watch(self, region, unit))
 
     def _place_part(self, place: Place, part: AnyUnit, levels: Levels) -> None:
         """A part's step can move its own interrupts and those of the function, but no other part's."""
@@ -141,10 +146,14 @@ class Device(DeviceOps):
     def open_device(self, device: VfioDevice) -> None:
         self._pci.open(device)
         self._take_user(device)
-        self._reset(ResetKind.POWER_ON)
-        for each in self.units.values():
-            each.opened()
-        self.settle()
+        try:
+            self._reset(ResetKind.POWER_ON)
+            for each in self.units.values():
+                each.opened()
+            self.settle()
+        except BaseException:  # nobody closes what was not opened
+            self._forget_user()
+            raise
 
     def adopt_user(self, device: VfioDevice, pci: PciFunction) -> None:
         """Serve the user of another device, whose eventfds ``pci`` has; `load` or a reset comes next."""
@@ -157,6 +166,7 @@ class Device(DeviceOps):
         for unit, memory in self._memories.values():
             unit._state.pop(memory._name, None)
         self._vfio = self.direct = None
+        self.paused()
 
     def _take_user(self, device: VfioDevice) -> None:
         self._vfio, self._counters, self.direct = device, device.counters, device.direct
@@ -165,6 +175,22 @@ class Device(DeviceOps):
             unit._state[memory._name] = view[: memory._bytes(unit.profile)]
         for levels in self._levels:
             levels.lower()
+        self.resumed()
+
+    @override
+    def paused(self) -> None:
+        for each in self._claims:
+            each.leave()
+
+    @override
+    def resumed(self) -> None:
+        for each in self._claims:
+            each.join()
+
+    @override
+    def hindered(self) -> None:
+        for each in self._claims:
+            each.be_passed_over()
 
     @override
     def close_device(self) -> None:
@@ -206,6 +232,26 @@ class Device(DeviceOps):
     @override
     def decoder(self) -> DeviceDecoder:
         return DeviceDecoder(self)
+
+    @override
+    def has_screen(self) -> bool:
+        return type(self.function).plane is not Function.plane
+
+    @override
+    def plane(self, kind: PlaneType) -> Plane | None:
+        return self.function.plane(kind)
+
+    @override
+    def screens(self) -> Screens:
+        return self.function
+
+    @override
+    def has_programs(self) -> bool:
+        return any(unit._plan.processes for unit in self.units.values())
+
+    @override
+    def unmigratable(self) -> str | None:
+        return None if self._vfio is None else self.function.unmigratable()
 
     @override
     def migration_flags(self) -> MigrationFlags:
@@ -267,22 +313,6 @@ class Device(DeviceOps):
         self._counted = error
         self._counters.guest_error(error)
 
-    def count_unmodelled(self, region: int, offset: int, count: int, *, written: bool) -> None:
-        key = (region, offset, count, written)
-        if key in self.unmodelled:
-            self.unmodelled[key] += 1
-        elif len(self.unmodelled) < MOST_UNMODELLED:
-            self.unmodelled[key] = 1
-            what = "write" if written else "read"
-            _log.info(
-                "%s: %s of %d bytes at %#x of region %d, where nothing is declared",
-                self.uuid,
-                what,
-                count,
-                offset,
-                region,
-            )
-
     def settle(self) -> None:
         """The end of a step of the function's: interrupts follow what it changed."""
         for levels in self._levels:
@@ -332,6 +362,9 @@ class Device(DeviceOps):
     def jobs_clock(self) -> float:
         return self._runner().now
 
+    def jobs_spent(self) -> Spent:
+        return self._runner().spent()
+
     def was_counted(self, error: GuestError) -> None:
         """The host has counted it: it need not be counted when it leaves a job."""
         self._counted = error
@@ -340,6 +373,7 @@ class Device(DeviceOps):
         if self._resetting:
             raise DriverError("reset_device() in reset(): the device is being reset already; take the call out")
         self._runner().cancel_jobs()
+        self._runner().damage.add_all()
         self._reset(ResetKind.SOFTWARE)
 
     # --- inside ---------------------------------------------------------------------------------------------
@@ -420,6 +454,11 @@ class Device(DeviceOps):
         self._pci.close()
         self.leave_user()
 
+    def _serve_regions(self, indexes: Iterable[int]) -> None:
+        self._serve(Region.CONFIG, ConfigWindow(self._pci.read_config, self._pci.write_config))
+        for index in indexes:
+            self._serve(index, self._window(index))
+
     def _serve(self, region: int, window: Window) -> None:
         self._reads[region], self._writes[region] = window.read, window.write
 
@@ -434,23 +473,9 @@ class Device(DeviceOps):
         parts = [each for each in self._pci.interrupts.windows() if each.bar == index]
         info = self._pci.region(index)
         for area in info.areas:
-            place = divmod(info.offset + area.offset, 1 << REGION_SHIFT)  # an alias lies where its memory does
+            place = region_place(info.offset + area.offset)  # an alias lies where its memory does
             parts.append(memory_part(index, area, partial(self._memory, *place)))
         return parts
-
-    def _touched(self, region: int, offset: int, size: int) -> Callable[[], Extents]:
-        """Where something can be in a memory; asked each time, since a guest goes on, until that is everywhere."""
-        vfio, last = self._runner(), [(0, 0)]
-
-        def extents() -> Extents:
-            nonlocal last
-            if last != [(0, size)]:
-                found = vfio.extents(region, self._sizes[region])
-                ends = [(max(begin - offset, 0), min(end - offset, size)) for begin, end in found]
-                last = [(begin, end) for begin, end in ends if begin < end]
-            return last
-
-        return extents
 
     def _memory(self, index: int, offset: int) -> memoryview:
         unit, memory = self._memories[index, offset]
@@ -463,16 +488,3 @@ def _set_busy(unit: AnyUnit, work: PendingJob, *, up: bool) -> None:
         bar, bit = unit._plan.busy[work.name]
         values = unit._bars[bar]._values
         values[bit.index] = values[bit.index] | bit.mask if up else values[bit.index] & ~bit.mask
-
-
-class _Watch:
-    """Whom the registers of one bar tell."""
-
-    __slots__ = ("_device", "_region", "refuse", "settle")
-
-    def __init__(self, device: Device, region: int, unit: AnyUnit) -> None:
-        self._device, self._region = device, region
-        self.settle, self.refuse = unit._settle, device.refuse
-
-    def count_unmodelled(self, offset: int, count: int, *, written: bool) -> None:
-        self._device.count_unmodelled(self._region, offset, count, written=written)

@@ -1,4 +1,4 @@
-"""Memory of the device that a guest maps."""
+"""Memory of the device: what a guest maps, or nobody but the driver."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Size = int | Callable[[Any], int]
 
 
+_NOT_PLACED = -1
+
+
 class Memory(Member):
     """A BAR that is memory: ``vram = Memory(index=2, size=lambda profile: profile.buffer)``.
 
@@ -24,23 +27,27 @@ class Memory(Member):
     power of two and whole pages. With the index of a `Bar` it lies in that bar at ``offset``, beside the pages with
     registers. With an index from 9 to 31 it is a region of the device's user, which a guest does not see, and its
     ``kind`` is what a VMM finds it by.
+
+    Without an ``index`` it is private: no user has it as a region, only the driver reaches it. A VMM then still posts a
+    guest's writes, which it does not where it maps anything (docs/how-to/make-accesses-fast.md).
     """
 
     def __init__(
         self,
         *,
-        index: int,
         size: Size,
+        index: int | None = None,
         offset: int = 0,
         prefetchable: bool = True,
         kind: RegionType | None = None,
     ) -> None:
         if offset % PAGE:
             raise DriverError(f"Memory: offset: expected a multiple of {PAGE:#x}, given {offset:#x}")
-        beyond = index >= Region.COUNT
-        if (kind is not None and not beyond) or (offset and beyond):
+        self._private = index is None
+        beyond = index is not None and index >= Region.COUNT
+        if (kind is not None and not beyond) or (offset and (beyond or self._private)):
             raise DriverError(f"Memory: index {index}: expected a kind with 9 and up only, an offset with a BAR only")
-        self._index = number("Memory: index", index, 0, MOST_REGIONS - 1)
+        self._index = _NOT_PLACED if index is None else number("Memory: index", index, 0, MOST_REGIONS - 1)
         self._size, self._offset, self._prefetchable, self._kind = size, offset, prefetchable, kind
 
     @overload
@@ -51,6 +58,12 @@ class Memory(Member):
         if obj is None:
             return self
         raise DriverError(f"{self._name}: the memory is there between opened() and closed()")
+
+    def _place(self, index: int) -> None:
+        """Where private memory lies in the file of all regions."""
+        if self._index not in {_NOT_PLACED, index}:
+            raise DriverError(f"{self._name}: it is private memory {self._index} of another class already")
+        self._index = index
 
     def _bytes(self, profile: object) -> int:
         """Its size for one type of mdev."""

@@ -7,10 +7,12 @@ from uuid import UUID
 
 from typing_extensions import override
 
-from mdev_user.driver.attributes import Readable, initial_settings
+from mdev_user.driver.attributes import Readable, check_groups, initial_settings
+from mdev_user.driver.backend import B, Backing, backend_of, check_backends
 from mdev_user.driver.device import Device
 from mdev_user.driver.function import Function
 from mdev_user.driver.members import declarations, of_kind
+from mdev_user.driver.parts import Part, Parts
 from mdev_user.driver.pools import Accounts, Instances, Pool, Profile, amounts, check_limits, check_types, shown
 from mdev_user.errors import DriverError
 from mdev_user.mdev.device import Mdev
@@ -24,16 +26,19 @@ _NOBODY = UUID(int=0)
 _MOST = (1 << 63) - 1
 
 
-class Parent(MdevParentOps, Generic[P]):
+class Parent(MdevParentOps, Generic[P, B]):
     """Subclass it and declare ``function``, a `Pool` for each field of its profile, and ``types``.
 
     ``types`` are profiles by name; the mdev type ``small`` of a function class Crc is ``crc-small``. How many more of
     each can be created follows from the pools, or from `Instances` in their place. The totals are options of the
     parent: ``Card(lanes=16)``. An `Attribute` is a file in the parent's own directory. ``identity`` is that of the
     physical device, where it is not the function's.
+
+    What its mdevs share, a real device or an `Engine`, is its *backend*, which `open` makes: ``Parent[Slice, Gpu]`` has
+    a ``Function[Slice, Gpu]``, whose ``self.backend`` is that Gpu.
     """
 
-    function: type[Function[P]]
+    function: type[Function[P, B]]
     types: Mapping[str, P]
     _pools: ClassVar[Mapping[str, Pool]] = {}
     _instances: ClassVar[Mapping[str, Instances]] = {}
@@ -54,6 +59,8 @@ class Parent(MdevParentOps, Generic[P]):
         cls.parent_attributes = tuple(cls._readables)
         for each in cls._readables.values():
             each._settle_types(name)  # noqa: SLF001 - our own
+        check_groups(name, cls._readables.values())
+        _check_backend(cls, function)
         cls._pools = dict(of_kind(members, Pool))
         cls._instances = dict(of_kind(members, Instances))
         check_limits(name, cls._pools, cls._instances)
@@ -86,6 +93,7 @@ class Parent(MdevParentOps, Generic[P]):
         pools = {name: Pool(given[name], homogeneous=each.homogeneous) for name, each in self._pools.items()}
         self.max_instances = next((given[name] for name in self._instances), None)
         self._accounts = Accounts(pools, self.types)
+        self._backing = Backing(self.open, self.close)
         # Any: values of all declared types. Each is replaced whole, so that who reads it needs no lock.
         self._settings: dict[str, Any] = initial_settings(self._readables.values())  # Any: as above
         self.mdev_types = tuple(self._mdev_type(name, profile) for name, profile in self.types.items())
@@ -96,11 +104,31 @@ class Parent(MdevParentOps, Generic[P]):
         pools = {name: each.total for name, each in cls._pools.items()}
         return {**pools, **{name: each.total for name, each in cls._instances.items()}}
 
+    def open(self) -> B:
+        """Make what all its mdevs share: called once, before the first of them, when a host has made the parent.
+
+        Whatever it raises, there is no such parent. The mdevs use what it returns in several threads at once. When the
+        driver is reloaded, the new parent opens its own while the old one's is in use; the old one's is closed when no
+        mdev has it any more. A driver whose backend is None need not define it.
+        """
+        return None  # type: ignore[return-value]  # whoever says another type in the brackets defines his own
+
+    def close(self, backend: B) -> None:
+        """The parent is gone, and its mdevs with it: end what `open` made. Not called when the host itself dies."""
+
+    def make_backend(self) -> None:
+        """Call `open`, unless it was: whoever loads the parent does, and otherwise its first create."""
+        self._backing.get()
+
+    def end_backend(self) -> None:
+        """Call `close`, if there is a backend."""
+        self._backing.end()
+
     @override
     def create(self, mdev: Mdev) -> Device:
         self._accounts.take(mdev.type.name)
         try:
-            return Device(self.function, self.types[mdev.type.name], mdev.uuid)
+            return Device(self.function, self.types[mdev.type.name], mdev.uuid, self._backing.get())
         except BaseException:
             self._accounts.give_back(mdev.type.name)
             raise
@@ -138,6 +166,17 @@ class Parent(MdevParentOps, Generic[P]):
         pretty_name = profile.pretty_name or f"{self.function.__name__} {name}"
         description = takes if profile.description is None else profile.description
         return MdevType(name, pretty_name, description or None)
+
+
+def _check_backend(parent: type[Parent[Any, Any]], function: type[Function[Any, Any]]) -> None:  # Any: of whatever kind
+    """DriverError unless it makes what its function, and the parts of that, were promised."""
+    plan, name = function._plan, function.__name__  # noqa: SLF001 - our own
+    parts = {each._kind.__name__: backend_of(each._kind, Part) for each in plan.of_kind(Parts)}  # noqa: SLF001 - as above
+    wanted = backend_of(function, Function)
+    check_backends(parent.__name__, backend_of(parent, Parent), name, wanted, parts)
+    if (wanted is not None or plan.shares) and parent.open is Parent.open:
+        what = "an Engine, of which it has a Share" if wanted is None else getattr(wanted, "__name__", wanted)
+        raise DriverError(f"{parent.__name__}: the backend of {name} is {what}: define def open(self)")
 
 
 def _device(mdev: Mdev) -> Device:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from typing_extensions import override
 
+from mdev_user.driver.backend import B
 from mdev_user.driver.members import Member
 from mdev_user.driver.pools import Profile, told_of_profile
+from mdev_user.driver.shares import Share
 from mdev_user.driver.unit import Unit
 from mdev_user.errors import DriverError
 from mdev_user.regs.mistakes import number
@@ -21,7 +23,7 @@ P = TypeVar("P", bound=Profile)
 MOST_PARTS = 64
 
 
-class Part(Unit[P]):
+class Part(Unit[P, B]):
     """Subclass it as a `Function`, and let a function have some with `Parts`.
 
     The indexes of its bars count from that of the first bar of the part. A part neither sees its function nor the other
@@ -41,11 +43,12 @@ class Part(Unit[P]):
     @override
     def _check_class(cls) -> None:
         for name, member in vars(cls).items():
-            if isinstance(member, Parts):
-                raise DriverError(f"{cls.__name__}.{name}: a part has no parts; give them to the function")
+            if isinstance(member, Parts | Share):
+                what = "parts" if isinstance(member, Parts) else "shares"
+                raise DriverError(f"{cls.__name__}.{name}: a part has no {what}; give them to the function")
 
 
-U = TypeVar("U", bound=Part[Any])  # Any: of whatever profile
+U = TypeVar("U", bound=Part[Any, Any])  # Any: of whatever profile and backend
 
 
 class Parts(Member, Generic[U]):
@@ -63,14 +66,16 @@ class Parts(Member, Generic[U]):
             raise DriverError(f"{kind.__name__}.{kind._plan.attributes[0]._name}: attributes are the function's")
         for name, _index, _shown in kind._plan.device_region_members:
             raise DriverError(f"{kind.__name__}.{name}: regions beside the BARs are the function's")
+        for memory in kind._plan.private:
+            raise DriverError(f"{kind.__name__}.{memory._name}: private memory is the function's")
         self._kind, self._count = kind, count
         self._bar = number("Parts: bar", bar, 0, 5)
 
     @overload
     def __get__(self, obj: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, obj: "Function[Any]", owner: object) -> tuple[U, ...]: ...  # Any: of whatever profile
-    def __get__(self, obj: "Function[Any] | None", owner: object) -> Self | tuple[U, ...]:  # Any: as above
+    def __get__(self, obj: "Function[Any, Any]", owner: object) -> tuple[U, ...]: ...  # Any: of whatever profile
+    def __get__(self, obj: "Function[Any, Any] | None", owner: object) -> Self | tuple[U, ...]:  # Any: as above
         return self  # of a device in use, the dictionary has the parts
 
     def _number(self, profile: object) -> int:

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
-from mdev_user.driver.attributes import Readable
+from mdev_user.driver.attributes import Readable, check_groups
 from mdev_user.driver.hooks import Mark, marks_of, read_hook, write_hook
 from mdev_user.driver.interrupts import Interrupt, Message, Pending
 from mdev_user.driver.jobs import Job
 from mdev_user.driver.members import M, declarations, of_kind
 from mdev_user.driver.memory import Memory
+from mdev_user.driver.process import Process
 from mdev_user.driver.regions import INDEXES, Alias, DeviceRegion
+from mdev_user.driver.shares import Share, check_shares
 from mdev_user.driver.state import Kept
 from mdev_user.errors import DriverError
 from mdev_user.pci.bars import IoBar, MemoryBar
@@ -22,7 +24,7 @@ from mdev_user.regs.refs import Ref
 from mdev_user.regs.slots import Condition, Slot
 from mdev_user.units import PAGE, GiB, align_up
 from mdev_user.vfio.pci_function import BarRegion
-from mdev_user.vfio.requests import REGION_SHIFT, Area, RegionFlags, RegionInfo, RegionType
+from mdev_user.vfio.requests import Area, RegionFlags, RegionInfo, RegionType, region_offset
 
 _Hook = TypeVar("_Hook", ReadHook, WriteHook)
 _Hooks: TypeAlias = dict[int, list[_Hook]]
@@ -44,13 +46,21 @@ class Plan:
         self.members = declarations(unit)
         self.bars = _by_index(self.name, self.members)
         self.memories = self.of_kind(Memory)
+        self.private = [each for each in self.memories if each._private]
+        """Memory that is no region; it lies from the last index downwards in the file of all regions."""
+        for place, memory in enumerate(self.private):
+            memory._place(INDEXES[-1 - place])
         self.aliases = self.of_kind(Alias)
         self.interrupts = self.of_kind(Interrupt)
         self.jobs = dict(of_kind(self.members, Job))
         self.attributes = self.of_kind(Readable)
         self.state = self.of_kind(Kept)
-        for each in (*self.state, *self.attributes, *self.jobs.values()):
+        self.processes = self.of_kind(Process)
+        self.shares = self.of_kind(Share)
+        for each in (*self.state, *self.attributes, *self.jobs.values(), *self.processes, *self.shares):
             each._settle_types(self.name)
+        check_groups(self.name, self.attributes)
+        check_shares(self.name, self.shares, self.attributes)
         pins = [each for each in self.of_kind(Message) if each._pending is not None]
         self.levels: tuple[Interrupt | Message, ...] = (*self.interrupts, *pins)
         """Those that have a vector, and then those that only the pin tells."""
@@ -93,7 +103,7 @@ class Plan:
         """Those beside the BARs, for one type of mdev."""
         found: dict[int, RegionInfo] = {}
         for name, info in self._device_regions(profile):
-            if info.index in found:
+            if info.index in found or info.index in {each._index for each in self.private}:
                 raise DriverError(f"{self.name}.{name}: region {info.index} is there already; give it another index")
             found[info.index] = info
         return found
@@ -102,21 +112,26 @@ class Plan:
     def device_region_members(self) -> list[tuple[str, int, DeviceRegion | Memory]]:
         """The name and the index of each member that is a region beside the BARs, and what it shows."""
         windows = [(each._name, each._number, each) for each in self.of_kind(DeviceRegion)]
-        memories = [(each._name, each._index, each) for each in self.memories if each._index in INDEXES]
+        shown = [each for each in self.memories if each not in self.private]
+        memories = [(each._name, each._index, each) for each in shown if each._index in INDEXES]
         return [*windows, *memories, *((each._name, each._index, each._memory) for each in self.aliases)]
 
     def _device_regions(self, profile: object) -> Iterator[tuple[str, RegionInfo]]:
         for window in self.of_kind(DeviceRegion):
             yield window._name, RegionInfo(window._number, _TRAPPED, window._size, type=window._kind)
         for memory in self.memories:
-            if memory._index in INDEXES:
+            if memory._index in INDEXES and memory not in self.private:
                 yield memory._name, _mapped(memory._index, memory._bytes(profile), memory._kind)
         for alias in self.aliases:
             memory = alias._memory
             if memory not in self.memories:
                 raise DriverError(f"{self.name}.{alias._name}: expected a Memory of {self.name}, given another's")
-            offset = (memory._index << REGION_SHIFT) + memory._offset
+            offset = region_offset(memory._index) + memory._offset
             yield alias._name, _mapped(alias._index, memory._bytes(profile), alias._kind, offset)
+
+    def private_sizes(self, profile: object) -> dict[int, int]:
+        """The bytes of the private memory of one type of mdev, by its index."""
+        return {each._index: each._bytes(profile) for each in self.private}
 
     @property
     def bar_slots(self) -> int:

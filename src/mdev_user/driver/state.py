@@ -191,6 +191,20 @@ class Table(Kept, MutableMapping[K, V]):
         return iter(self._entries)
 
     @override
+    def __contains__(self, key: object) -> bool:  # those of the base class find out by an exception
+        return key in self._entries
+
+    @overload
+    def get(self, key: K, default: None = None, /) -> V | None: ...
+    @overload
+    def get(self, key: K, default: V, /) -> V: ...
+    @overload
+    def get(self, key: K, default: T, /) -> V | T: ...
+    @override
+    def get(self, key: K, default: object = None, /) -> object:
+        return self._entries.get(key, default)
+
+    @override
     def __len__(self) -> int:
         return len(self._entries)
 

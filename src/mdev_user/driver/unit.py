@@ -4,11 +4,16 @@ There are two kinds: a `Function`, and a `Part` that a function has several of.
 """
 
 from collections.abc import Callable, Mapping
+from inspect import iscoroutinefunction
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from typing_extensions import override
 
+from mdev_user.driver.backend import B
 from mdev_user.driver.dma import Dma
+from mdev_user.driver.hooks import marks_of
+from mdev_user.driver.members import Member
 from mdev_user.driver.plan import Plan
 from mdev_user.driver.pools import Profile
 from mdev_user.driver.saving.kinds import LEAST_INT, MOST_INT
@@ -25,14 +30,14 @@ P = TypeVar("P", bound=Profile)
 _OURS = "mdev_user.driver."
 
 
-class Unit(Generic[P]):
+class Unit(Generic[P, B]):
     """What `Function` and `Part` have in common: bars, state, methods, jobs and interrupts, declared in the class.
 
     The dictionary of an instance has the values of what is declared, bars, parts and jobs among them, and no others: a
     driver reads them as plain attributes, which costs least, and `__setattr__` lets nothing in that was not declared.
     """
 
-    __slots__ = ("__dict__", "_bars", "_device", "_name", "_settings", "_settle", "_state", "dma", "profile")
+    __slots__ = ("__dict__", "_bars", "_device", "_name", "_settings", "_settle", "_state", "backend", "dma", "profile")
 
     _overridable: ClassVar[frozenset[str]] = frozenset({"opened", "closed", "loaded"})
     """What a driver's class may define of what we define."""
@@ -44,15 +49,18 @@ class Unit(Generic[P]):
     """What the mdev's type gives it."""
     dma: Dma
     """The guest's memory, for jobs."""
+    backend: B
+    """What all mdevs of the parent share: what `Parent.open` gave. It is used by steps of several mdevs at once."""
 
     @override
     def __init_subclass__(cls) -> None:
-        if cls.__module__.startswith(_OURS):
+        if _is_ours(cls):
             return
         own = _own_names(cls)
         if "__slots__" in vars(cls):
             raise DriverError(f"{cls.__name__}: __slots__: state is declared: Saved, Table, Session or a register")
         _check_names(cls, own)
+        _check_overrides(cls)
         cls._check_class()
         cls._plan = Plan(cls)
         cls._exact = exact_kinds(cls._plan.of_kind(Saved))
@@ -61,7 +69,7 @@ class Unit(Generic[P]):
     def __init__(self, name: str, profile: P, device: "Device") -> None:
         """Made by its device. A driver's own beginning is `opened`."""
         self._name, self.profile, self.dma = name, profile, Dma(device)
-        self._device = device
+        self._device, self.backend = device, device.backend
         # Any: the bars' own classes, by their index in the unit; the descriptor of each knows which.
         self._bars: dict[int, Any] = {}  # Any: as above
         # Any: values of all declared types, by the name of the member.
@@ -72,6 +80,9 @@ class Unit(Generic[P]):
     @classmethod
     def _check_class(cls) -> None:
         """DriverError for what is wrong in a class of this kind."""
+
+    def _check_state(self, state: Mapping[str, object]) -> None:
+        """StateError for values by name, each of its own type, that this device cannot have; changes nothing."""
 
     def opened(self) -> None:
         """A user opened the device; it was reset, and its memory is zero."""
@@ -101,12 +112,12 @@ class Unit(Generic[P]):
                 raise AttributeError(_unsettable(type(self), name))
 
 
-AnyUnit: TypeAlias = Unit[Any]  # Any: of whatever profile
+AnyUnit: TypeAlias = Unit[Any, Any]  # Any: of whatever profile and backend
 
 
 def _own_names(cls: type[AnyUnit]) -> set[str]:
     """The names that are the API's, and not the author's, in a class."""
-    ours = [base for base in cls.__mro__ if base.__module__.startswith(_OURS)]
+    ours = [base for base in cls.__mro__ if _is_ours(base)]
     names = {name for base in ours for name in (*vars(base), *vars(base).get("__slots__", ()))}
     return {name for name in names if not name.startswith("__")}
 
@@ -117,6 +128,39 @@ def _check_names(cls: type[AnyUnit], own: set[str]) -> None:
         raise DriverError(f"{name}.__init__: a device is made by its parent: declare its state, and begin in opened()")
     for taken in vars(cls).keys() & (own - cls._overridable) - {"_plan"}:
         raise DriverError(f"{name}.{taken}: the name is the API's own; choose another")
+
+
+def _check_overrides(cls: type[AnyUnit]) -> None:
+    """DriverError for a declaration, or anything else that is no method, by a name that we call or look at."""
+    for name in vars(cls).keys() & cls._overridable:
+        given = vars(cls)[name]
+        ours = next((vars(base)[name] for base in cls.__mro__ if _is_ours(base) and name in vars(base)), None)
+        expected = next((told for kind, told in _EXPECTED if isinstance(ours, kind)), "a value")
+        if isinstance(given, Member) or marks_of(given) or (expected != "a value" and not _FITS[expected](given)):
+            raise DriverError(
+                f"{cls.__name__}.{name}: the API asks a device for it: expected {expected}, given {_told(given)}; "
+                f"choose another name for that"
+            )
+
+
+_EXPECTED = ((FunctionType, "a method"), (property, "a number or a property"), (bool, "True or False"))
+_FITS: Mapping[str, Callable[[object], bool]] = {
+    "a method": lambda given: callable(given) and not iscoroutinefunction(given),
+    "a number or a property": lambda given: type(given) is int or isinstance(given, property),
+    "True or False": lambda given: isinstance(given, bool | property),
+}
+
+
+def _told(given: object) -> str:
+    if marks := marks_of(given):
+        return f"a method for @{marks[0].decorator}"
+    if iscoroutinefunction(given):
+        return "an async def"
+    return repr(given) if isinstance(given, int | str | None) else f"a {type(given).__name__}"
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith(_OURS)
 
 
 def _check_state(cls: type, own: set[str], members: dict[str, object]) -> None:

@@ -9,14 +9,19 @@ here. Registers: QEMU, docs/specs/standard-vga; ``include/uapi/linux/vfio.h`` fo
 
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
+
+from typing_extensions import override
 
 from mdev_user.driver import (
     GFX_EDID, RO, U8, U16, U32, U64, WO, Bar, DeviceRegion, Each, Function, GuestError, KiB, Memory, MiB, Parent, PciId,
-    Pool, Profile, RegisterFile, attribute, on_read, on_read_each, on_write,
+    Plane, PlaneType, Pool, Profile, RegisterFile, attribute, edid_of, on_read, on_read_each, on_write,
 )  # fmt: skip
 
 LARGEST_EDID = 1024
+VIDEO = 0
+"""The region with the pixels."""
+ENABLED, BITS = 0x01, 32
+"""Of dispi's enable register, and bits a pixel."""
 
 
 class Link(IntEnum):
@@ -68,7 +73,7 @@ class Display(Function[Screen]):
     identity = PciId(
         vendor=0x1234, device=0x1111, class_code=0x038000, revision=1, subsystem_vendor=0x1AF4, subsystem=0x1100
     )
-    video = Memory(index=0, size=lambda profile: profile.memory)
+    video = Memory(index=VIDEO, size=lambda profile: profile.memory)
     regs, edid = Regs(), Edid()
 
     @attribute(group="vendor")
@@ -82,11 +87,22 @@ class Display(Function[Screen]):
     @on_read_each(Regs.edid.word)
     def show_edid(self, index: int) -> int:
         if self.edid.link_state == Link.UNKNOWN:
-            return int.from_bytes(edid_of(*self.profile.monitor)[8 * index : 8 * index + 8], "little")
+            return int.from_bytes(edid_of(*self.profile.monitor, "mbochs")[8 * index : 8 * index + 8], "little")
         if self.edid.link_state == Link.DOWN:
             return 0
         used = max(0, min(8, self.edid.edid_size - 8 * index))
         return self.edid.blob[index].word & (1 << 8 * used) - 1
+
+    @override
+    def plane(self, kind: PlaneType) -> Plane | None:
+        """A mode that a VMM cannot draw (other pixels than four bytes, a picture that begins further on) is none."""
+        mode = self.regs
+        stride, shown = 4 * max(mode.xres, mode.virt_width), mode.enable & ENABLED and mode.bpp == BITS
+        size = stride * mode.yres
+        drawable = mode.x_offset == mode.y_offset == 0 < size <= self.profile.memory
+        if kind != PlaneType.PRIMARY or not shown or not drawable:
+            return None
+        return Plane(VIDEO, mode.xres, mode.yres, stride, size)
 
     @on_read(Edid.max_xres)
     def max_xres(self) -> int:
@@ -123,26 +139,3 @@ class Mbochs(Parent[Screen]):
         "medium": screen("medium", 16, most=(1920, 1440), monitor=(1280, 1024)),
         "large": screen("large", 64, most=(0, 0), monitor=(1920, 1080)),
     }
-
-
-@cache
-def edid_of(width: int, height: int) -> bytes:
-    """What a monitor of this size says of itself (VESA E-EDID 1.4): one block, 60 Hz with reduced blanking."""
-    vendor = sum(ord(letter) - ord("@") << 5 * place for place, letter in enumerate("UDM"))
-    sizes = bytes((0x21, 0x08 if width >= 1024 and height >= 768 else 0x00, 0x00))  # 640x480, 800x600; 1024x768
-    block = b"".join((
-        b"\x00\xff\xff\xff\xff\xff\xff\x00", vendor.to_bytes(2, "big"), bytes(6), b"\x00\x24\x01\x04",
-        b"\xa0\x00\x00\x78\x06",  # digital, 8 bits a colour; no size in centimetres; gamma 2.2; sRGB
-        b"\xee\x91\xa3\x54\x4c\x99\x26\x0f\x50\x54", sizes, b"\x01" * 16,
-        _timing(width, height), b"\x00\x00\x00\xfc\x00" + b"mbochs\n".ljust(13), 2 * (b"\x00\x00\x00\x10" + bytes(14)),
-        b"\x00",
-    ))  # fmt: skip
-    return (block + bytes((-sum(block) % 256,))).ljust(LARGEST_EDID, b"\x00")
-
-
-def _timing(width: int, height: int) -> bytes:
-    """18 bytes (section 3.10.2): blanking of 160 pixels (48 before a sync of 32) and of 30 lines (3 before 6)."""
-    clock = (width + 160) * (height + 30) * 60 // 10_000
-    return clock.to_bytes(2, "little") + bytes((
-        width & 255, 160, width >> 8 << 4, height & 255, 30, height >> 8 << 4, 48, 32, 0x36, 0, 0, 0, 0, 0, 0, 0x1A,
-    ))  # fmt: skip

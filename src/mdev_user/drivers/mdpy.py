@@ -8,10 +8,16 @@ sample are not here.
 from dataclasses import dataclass
 from struct import pack
 
-from mdev_user.driver import Alias, Function, Instances, Memory, Parent, PciId, Profile, VendorSpecific, attribute
+from typing_extensions import override
+
+from mdev_user.driver import (
+    Alias, Function, Instances, Memory, Parent, PciId, Plane, PlaneType, Profile, VendorSpecific, attribute,
+)  # fmt: skip
 
 XR24 = b"XR24"
 """The format of a pixel (DRM's XRGB8888): blue, green, red, nothing."""
+SCREEN = 16
+"""The region from which a VMM draws."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,16 @@ class Display(Function[Screen]):
     )
     capabilities = (picture,)
     framebuffer = Memory(index=0, size=lambda profile: profile.memory)
-    display = Alias(framebuffer, index=16)
+    display = Alias(framebuffer, index=SCREEN)
 
     @attribute(group="vendor")
     def resolution(self) -> str:
         return f"{self.profile.width}x{self.profile.height}"
+
+    @override
+    def plane(self, kind: PlaneType) -> Plane:
+        screen = self.profile
+        return Plane(SCREEN, screen.width, screen.height, 4 * screen.width, screen.memory)
 
 
 class Mdpy(Parent[Screen]):

@@ -9,7 +9,6 @@ import logging
 import os
 import socket
 import stat
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing_extensions import override
 from mdev_user.errors import Busy, NoDevice, NotPermitted
 from mdev_user.host import SOCKET_NAME
 from mdev_user.host.poll import PollThread
+from mdev_user.vfio_user.transport import credentials_of
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ PAUSE = 0.005
 """Seconds between a newcomer that is refused and the next: whoever connects without end takes little of our time."""
 _TROUBLE = 0.1
 """Seconds until the next try when a connection cannot be accepted (too many open files)."""
-_PEERCRED = struct.Struct("3i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +158,7 @@ class Door:
 
 def peer_of(connection: socket.socket) -> Peer:
     """Whoever connected; its name is "?" when it is gone, or not ours to see."""
-    pid, uid, _gid = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+    pid, uid = credentials_of(connection)
     with suppress(OSError):
         name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
         return Peer(pid, uid, name if name.isprintable() else repr(name))  # it may be meant to look like a log line

@@ -37,6 +37,8 @@ REQUEST_PERIOD = 10.0
 """Seconds between two requests to a driver to let go of an mdev that is being removed (as Linux does)."""
 _GRACE = 0.5
 """Seconds that a user whose program has just ended needs until its device is closed."""
+_LOOK = 0.2
+"""Seconds that somebody who only looks waits for a step."""
 _HANDOVER = 2.0
 """Seconds that a new user may wait for the end of one whose socket is closed already."""
 
@@ -75,6 +77,17 @@ class Endpoint:
             session = self.session
         if session is not None:
             session.close("disconnected by the operator")
+
+    def unmigratable(self) -> str:
+        """Why the device cannot be saved at the moment; empty when it can, or does not say so at once."""
+        if not self.lock.acquire(timeout=_LOOK):
+            return ""
+        try:
+            return (self.device.opened and self.device.ops.unmigratable()) or ""
+        except Exception as error:  # noqa: BLE001 - driver code: who looks must not suffer from it
+            return f"its driver failed: {type(error).__name__}: {error}"
+        finally:
+            self.lock.release()
 
     def unregister(self) -> None:
         """No new user; ask the driver to let go of the one there is, and return when it is gone."""
@@ -193,7 +206,7 @@ class Endpoint:
         device = self.device
         use: Use | None = None
         watcher = _Watcher(self._host.poll)
-        memory = GuestMemory(Share(self._host.share))
+        memory = GuestMemory(Share(self._host.share), keep_files=device.ops.has_programs())
         busy_poll = self._host.busy_poll.get(device.name.partition("/")[0], 0)
         session = Session(connection, device, self.lock, memory, watcher, busy_poll)
         try:

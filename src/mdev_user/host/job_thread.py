@@ -8,12 +8,15 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
-from threading import Condition, Thread
-from time import monotonic
+from threading import Condition, Thread, get_ident
+from time import monotonic, thread_time
 from typing import NamedTuple
 
 from mdev_user.host.jobs import Jobs
 from mdev_user.host.processes import Processes, Task
+from mdev_user.host.program.programs import HostedProgram, Whose
+from mdev_user.vfio.programs import RunningProgram
+from mdev_user.vfio.work import Answer, Later, Spent
 
 JOBS = "jobs"
 """The thread's name."""
@@ -35,8 +38,8 @@ class _Timer(NamedTuple):
 class JobThread:
     """Runs what is ready, one stretch of an mdev after one of another; sleeping jobs become ready by the clock."""
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = monotonic, processor: Callable[[], float] = thread_time) -> None:
+        self._clock, self._processor = clock, processor
         self._changed = Condition()
         self._ready: deque[Jobs] = deque()
         """Those with stretches to run, each once; the one that is running is not in it."""
@@ -46,6 +49,8 @@ class JobThread:
         """Until the timers are looked through for those that nobody wants any more."""
         self._order = count()
         self._stopping = False
+        self._last: float | None = None
+        """The processor time of this thread at the end of its last stretch, if that is counted."""
         self.working_for = ""
         """Whose job runs, or ran last: for what it logs."""
         self._processes = Processes()
@@ -55,6 +60,14 @@ class JobThread:
     @property
     def now(self) -> float:
         return self._clock()
+
+    def spent(self) -> Spent:
+        return Spent(self._processor(), self._clock())
+
+    def begin_stretch(self) -> Spent:
+        """What the thread did to come to a stretch is a part of it."""
+        last = self._last if get_ident() == self._thread.ident else None
+        return Spent(self._processor() if last is None else last, self._clock())
 
     def put(self, jobs: Jobs, stretch: Callable[[], None]) -> None:
         """Run ``stretch`` as a step of that mdev, as soon as it is free."""
@@ -73,6 +86,14 @@ class JobThread:
     def offload(self, task: Task) -> None:
         """Compute something elsewhere; what it gives comes back by `put`."""
         self._processes.submit(task)
+
+    def begin(self, work: Later, done: Callable[[Answer | Exception], None], wanted: Callable[[], bool]) -> None:
+        """Somebody else tells the job; its stretch comes by `put`."""
+        work.begin(done, wanted)
+
+    def program(self, whose: Whose) -> RunningProgram:
+        """A process with a thread of its own."""
+        return HostedProgram(whose)
 
     def stop(self) -> None:
         self._processes.stop()
@@ -100,8 +121,11 @@ class JobThread:
                     jobs.stretches[0]()
                 finally:
                     jobs.lock.release()
+                self._last = self._processor() if jobs.counts else None
                 self._done(jobs)
             else:
+                self._last = None  # nobody else pays for this
+                jobs.hindered()
                 self._ready.append(jobs)
 
     def _done(self, jobs: Jobs) -> None:

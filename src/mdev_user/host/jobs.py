@@ -3,20 +3,24 @@
 A job runs under its mdev's step lock from one await to the next, which is one stretch of it.
 """
 
+import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from time import perf_counter_ns
 from typing import Protocol
 
-from mdev_user.errors import DmaFault, DriverError, GuestError
+from mdev_user.errors import DmaFault, DriverError, GuestError, ProcessEnded
 from mdev_user.host.processes import Task
+from mdev_user.host.program.programs import Whose
 from mdev_user.vfio.counters import SLOW_STEP_NS
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dirty import DirtyLog
-from mdev_user.vfio.dma import DmaFlags, DmaRead, DmaWrite, Mapping, Segment
+from mdev_user.vfio.dma import DmaFlags, DmaGather, DmaRead, DmaScatter, DmaWrite, Mapping, Pieces, Segment
+from mdev_user.vfio.programs import Launch, RunningProgram
 from mdev_user.vfio.step_lock import StepLock
-from mdev_user.vfio.work import MOST_PENDING, Answer, Offload, Sleep
+from mdev_user.vfio.work import MOST_PENDING, Answer, Later, Offload, Sleep, Spent
+from mdev_user.vfio_user.scattered import within
 
 LONGEST_SLEEP = 86400.0
 """Seconds. No thread can wait for just any float, and one job's bad number must not end the thread of all."""
@@ -25,6 +29,8 @@ _TICK = 1e-6
 """Seconds that are not worth another sleep: what adding and subtracting leave of a float."""
 
 _READ, _WRITE = int(DmaFlags.READ), int(DmaFlags.WRITE)
+_NOTHING = Spent(0.0, 0.0)
+_log = logging.getLogger(__name__)
 
 Outcome = bytes | Answer | Exception | None
 Done = Callable[[bytes | Exception], None]
@@ -49,12 +55,23 @@ class Schedule(Protocol):
     def now(self) -> float:
         """Seconds, by the clock of `put_later`."""
 
+    def spent(self) -> Spent:
+        """Of the thread that asks, and the clock."""
+
+    def begin_stretch(self) -> Spent:
+        """As `spent`, when a stretch begins that is counted."""
+
     def put(self, jobs: "Jobs", stretch: Callable[[], None]) -> None: ...
 
     def put_later(self, seconds: float, jobs: "Jobs", stretch: Callable[[], None], wanted: Callable[[], bool]) -> None:
         """``wanted``: whether anybody still waits for it; asked in any thread, without the step lock."""
 
     def offload(self, task: Task) -> None: ...
+
+    def begin(self, work: Later, done: Callable[[Answer | Exception], None], wanted: Callable[[], bool]) -> None: ...
+
+    def program(self, whose: Whose) -> RunningProgram:
+        """A process of an mdev's own, which is started when it is called."""
 
 
 class Jobs:
@@ -80,15 +97,32 @@ class Jobs:
         self._running: _Job | None = None
         self._held: dict[_Job, Callable[[], None]] = {}
         """What is to be run of those that became ready while they are paused, in order."""
+        self._programs: dict[str, RunningProgram] = {}
         self._paused_at: float | None = None
         """By the clock of the schedule."""
         self._paused_for = 0.0
         """Seconds, in all pauses that are over."""
+        self.counts = False
+        """Whether anybody has asked what the stretches take: two clocks are read twice in each then."""
+        self._spent = _NOTHING
+        self._begun: Spent | None = None
+        """By the clocks, when the stretch began that runs."""
 
     @property
     def now(self) -> float:
         """The schedule's clock, less the pauses."""
         return (self._thread.now if self._paused_at is None else self._paused_at) - self._paused_for
+
+    def spent(self) -> Spent:
+        self.counts = True
+        return self._spent if self._begun is None else _later(self._spent, self._begun, self._thread.spent())
+
+    def hindered(self) -> None:
+        """The step lock is somebody's who keeps it. In any thread, which is everybody's: it must not end here."""
+        try:
+            self._device.hindered()
+        except Exception:  # noqa: BLE001 - driver code, as in `_continue`
+            _log.exception("%s", self.owner)
 
     def attach(self, transport: Transport, failed: Callable[[Exception, str], None]) -> None:
         """A user comes to a device that was open without one: from now on DMA and failures go its way."""
@@ -129,7 +163,33 @@ class Jobs:
                     work.close()
                 return
 
+    def program(self, name: str, launch: Callable[[], Launch], ended: Callable[[ProcessEnded], None]) -> RunningProgram:
+        found = self._programs.get(name)
+        if found is None:
+            whose = Whose(self.owner, lambda: self._device.dma, self._program_ended)
+            found = self._programs[name] = self._thread.program(whose)
+        if not found.alive:
+            found.declare(launch(), ended)
+        return found
+
+    def live_programs(self) -> Sequence[str]:
+        return [name for name, each in self._programs.items() if each.alive]
+
+    def _program_ended(self, tell: Callable[[], None]) -> None:
+        """In any thread."""
+        self._thread.put(self, partial(self._tell_driver, tell))
+
+    def _tell_driver(self, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except GuestError as error:
+            self._device.counters.guest_error(error)
+        except BaseException as error:  # noqa: BLE001 - driver code, as in `_continue`
+            self._failed(error if isinstance(error, Exception) else DriverError(repr(error)), "the end of a process")
+
     def cancel_all(self) -> None:
+        for each in self._programs.values():
+            each.end("the device was reset or closed")
         while self._pending:  # what a job does at its end may start others
             pending, self._pending = self._pending, set()
             self._held.clear()
@@ -144,6 +204,17 @@ class Jobs:
     def _put(self, job: "_Job", outcome: Outcome) -> None:
         """In any thread."""
         self._thread.put(self, partial(self._continue, job, outcome))
+
+    def _go_on(self, job: "_Job", outcome: Outcome) -> None:
+        """As `_put`, but here if nothing else of the mdev is under way: to wake another thread takes half as long."""
+        if not self.stretches and self.lock.acquire(blocking=False):
+            try:
+                if not self.stretches:
+                    self._continue(job, outcome)
+                    return
+            finally:
+                self.lock.release()
+        self._put(job, outcome)
 
     def _awaits(self, job: "_Job") -> bool:
         """Whether it was neither cancelled nor has ended."""
@@ -171,7 +242,7 @@ class Jobs:
             return
         began = perf_counter_ns()
         try:
-            self._advance(job, outcome)
+            (self._advance_counted if self.counts else self._advance)(job, outcome)
         except StopIteration:
             self._pending.discard(job)
         except GuestError as error:
@@ -184,6 +255,13 @@ class Jobs:
         elapsed = perf_counter_ns() - began
         if elapsed > SLOW_STEP_NS:
             self._device.counters.slow_step(f"job {job.name}", elapsed)
+
+    def _advance_counted(self, job: "_Job", outcome: Outcome) -> None:
+        begun = self._begun = self._thread.begin_stretch()
+        try:
+            self._advance(job, outcome)
+        finally:
+            self._spent, self._begun = _later(self._spent, begun, self._thread.spent()), None
 
     def _advance(self, job: "_Job", outcome: Outcome) -> None:
         """Run the coroutine until it waits for something that is not there at once."""
@@ -217,10 +295,8 @@ class Jobs:
 
     def _begin(self, job: "_Job", request: object) -> Outcome:
         """Do what a job awaits. None: it is under way and will resume the job."""
-        if type(request) is DmaWrite:  # a class pattern takes as long as a whole call
-            return self._dma_write(job, *request)
-        if type(request) is DmaRead:
-            return self._dma_read(job, *request)
+        if isinstance(request, tuple):
+            return self._dma(job, request)
         match request:
             case Sleep(seconds) if 0 <= seconds <= LONGEST_SLEEP:
                 self._sleep(job, self.now + seconds, seconds)
@@ -228,11 +304,24 @@ class Jobs:
             case Offload():
                 self._thread.offload(Task(self, request, partial(self._awaits, job), partial(self._put, job)))
                 return None
+            case Later():
+                tell = self._go_on if request.goes_on_there else self._put
+                self._thread.begin(request, partial(tell, job), partial(self._awaits, job))
+                return None
             case _:
-                return DriverError(
-                    f"a job awaits dma.read, dma.write, offload or a sleep of 0 to {LONGEST_SLEEP:.0f} s; "
-                    f"given {request!r:.200}"
-                )
+                return _unknown(request)
+
+    def _dma(self, job: "_Job", request: object) -> Outcome:
+        dma = self._device.dma
+        if type(request) is DmaWrite:  # a class pattern takes as long as a whole call
+            return self._dma_write(job, dma.segments(request.iova, len(request.data), DmaFlags.WRITE), request.data)
+        if type(request) is DmaRead:
+            return self._dma_read(job, dma.segments(*request, DmaFlags.READ))
+        if type(request) is DmaScatter:
+            return self._dma_write(job, dma.scattered(request.pieces, DmaFlags.WRITE), request.data)
+        if type(request) is DmaGather:
+            return self._dma_read(job, dma.scattered(request.pieces, DmaFlags.READ))
+        return _unknown(request)
 
     def read_now(self, iova: int, length: int) -> bytes | None:
         """What the job that runs would be given for its await; None: it has to await it, to be told what is wrong."""
@@ -260,9 +349,41 @@ class Jobs:
         self._device.counters.dma_write_bytes += length
         return True
 
-    def _dma_read(self, job: "_Job", iova: int, length: int) -> Outcome:
-        segments = self._device.dma.segments(iova, length, DmaFlags.READ)
+    def gather_now(self, pieces: Pieces, into: memoryview) -> bool:
+        """As `read_now`, for memory that lies here and there: whether all of it was read."""
+        if self._running not in self._pending:
+            return False
+        length = len(into)
+        try:
+            for mapping, part in self._device.dma.runs(pieces, DmaFlags.READ, within):
+                if mapping.backing is None:
+                    return False
+                into = into[mapping.backing.gather(mapping.iova, part, into) :]
+        except (GuestError, OSError):
+            return False
         self._device.counters.dma_read_bytes += length
+        return True
+
+    def scatter_now(self, pieces: Pieces, data: memoryview) -> bool:
+        """As `write_now`, for memory that lies here and there."""
+        if self._running not in self._pending:
+            return False
+        dma, length = self._device.dma, len(data)
+        try:
+            runs = dma.runs(pieces, DmaFlags.WRITE, within)
+            for iova, size in pieces if dma.log.active else ():
+                dma.log.mark(iova, size)
+            for mapping, part in runs:
+                if mapping.backing is None:
+                    return False
+                data = data[mapping.backing.scatter(mapping.iova, part, data) :]
+        except (GuestError, OSError):
+            return False
+        self._device.counters.dma_write_bytes += length
+        return True
+
+    def _dma_read(self, job: "_Job", segments: list[Segment]) -> Outcome:
+        self._device.counters.dma_read_bytes += sum(each.length for each in segments)
         if all(each.mapping.backing for each in segments):
             return b"".join(_copy_in(each) for each in segments)
         gather = _Gather(len(segments), partial(self._put, job))
@@ -271,17 +392,17 @@ class Jobs:
                 gather.put(at, _copy_in(each))
             else:
                 wanted = partial(self._may_reach, job, each.mapping)
-                self._transport.send_dma_read(iova + each.start, each.length, partial(gather.put, at), wanted)
+                self._transport.send_dma_read(each.iova, each.length, partial(gather.put, at), wanted)
         return None
 
     def _may_reach(self, job: "_Job", mapping: Mapping) -> bool:
         return self._awaits(job) and self._device.dma.maps(mapping)
 
-    def _dma_write(self, job: "_Job", iova: int, data: bytes) -> Outcome:
+    def _dma_write(self, job: "_Job", segments: list[Segment], data: bytes) -> Outcome:
         log = self._device.dma.log
-        segments = self._device.dma.segments(iova, len(data), DmaFlags.WRITE)
         self._device.counters.dma_write_bytes += len(data)
-        log.mark(iova, len(data))  # first: a write that fails half way has written half
+        for each in segments:
+            log.mark(each.iova, each.length)  # first: a write that fails half way has written half
         if all(each.mapping.backing for each in segments):
             for each in segments:
                 _copy_out(each, data)
@@ -292,11 +413,11 @@ class Jobs:
                 _copy_out(each, data)
                 gather.put(at, b"")
             else:
-                self._send_write(job, log, iova, data, each, partial(gather.put, at))
+                self._send_write(job, log, data, each, partial(gather.put, at))
         return None
 
-    def _send_write(self, job: "_Job", log: DirtyLog, iova: int, data: bytes, segment: Segment, done: Done) -> None:
-        start, size = iova + segment.start, segment.length
+    def _send_write(self, job: "_Job", log: DirtyLog, data: bytes, segment: Segment, done: Done) -> None:
+        start, size = segment.iova, segment.length
 
         def written(outcome: bytes | Exception) -> None:
             log.end(start, size)
@@ -340,12 +461,22 @@ class _Gather:
             self._done(self._fault or b"".join(self._parts))
 
 
+def _later(spent: Spent, begun: Spent, now: Spent) -> Spent:
+    return Spent(spent.processor + now.processor - begun.processor, spent.clock + now.clock - begun.clock)
+
+
 def _resumed(work: Coroutine[object, bytes, None], outcome: Outcome) -> object:
     if isinstance(outcome, Exception):
         return work.throw(outcome)
     if isinstance(outcome, Answer):
-        return work.send(outcome.value)  # type: ignore[arg-type]  # to Offload's own await, which takes anything
+        return work.send(outcome.value)  # type: ignore[arg-type]  # to the await of Offload or Later, which takes anything
     return work.send(outcome)  # type: ignore[arg-type]  # None starts a coroutine
+
+
+def _unknown(request: object) -> DriverError:
+    return DriverError(
+        f"a job awaits dma.read, dma.write, offload or a sleep of 0 to {LONGEST_SLEEP:.0f} s; given {request!r:.200}"
+    )
 
 
 def _copy_in(segment: Segment) -> bytes:

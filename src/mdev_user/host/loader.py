@@ -20,6 +20,7 @@ from types import CodeType, ModuleType
 import msgspec
 from typing_extensions import override
 
+from mdev_user.driver.parent import Parent
 from mdev_user.errors import ConfigError, MdevUserError
 from mdev_user.mdev.ops import LifecycleOps
 from mdev_user.vfio_mdev.ops import MdevParentOps
@@ -85,7 +86,15 @@ def load_again(driver: str, options: dict[str, str]) -> Iterator[MdevParentOps]:
 
 
 def let_go(parent: LifecycleOps) -> None:
-    """Nobody uses a loaded parent any more, nor its version of the file unless another parent is of it."""
+    """Nobody uses a loaded parent any more, nor its version of the file unless another parent is of it.
+
+    Its backend ends. What the driver raises then is in the log: there is no way back.
+    """
+    if isinstance(parent, Parent):
+        try:
+            parent.end_backend()
+        except (Exception, SystemExit):  # noqa: BLE001 - driver code: anything can come out
+            _log.exception("%s: the backend could not be closed", parent.driver_name)
     name = _versions.pop(id(parent), None)
     if name is not None:
         _forget_unless_used(name)
@@ -99,11 +108,14 @@ def _forget_unless_used(name: str) -> None:
 def _make(driver: str, kind: type[MdevParentOps], options: dict[str, str]) -> MdevParentOps:
     arguments = _convert(driver, kind, options)
     try:
-        return kind(**arguments)
+        parent = kind(**arguments)
+        if isinstance(parent, Parent):
+            parent.make_backend()
     except MdevUserError:
         raise
     except (Exception, SystemExit) as error:
         raise _failed(f"{driver} could not be made", error) from error
+    return parent
 
 
 def _from_entry_point(name: str) -> object:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from typing_extensions import override
 
-from mdev_user.errors import Busy, GuestError, NoDevice, NotReady, NotSupported, StateError
+from mdev_user.errors import Busy, GuestError, NoDevice, NotReady, NotSupported, StateError, Unmigratable
 from mdev_user.host.jobs import Jobs
 from mdev_user.host.region_file import RegionFile
 from mdev_user.host.steps import PATIENCE, step_within
@@ -170,7 +170,8 @@ class Saving(Move):
             (STOP_COPY, STOP): self._drop,
         }
         with self._step("save"):  # which checks whether there is something to save
-            pass
+            if (reason := self._ops.unmigratable()) is not None:
+                raise Unmigratable(f"{place.device.uuid} cannot be saved now: {reason}")
 
     @override
     def read(self, most: int) -> bytes:

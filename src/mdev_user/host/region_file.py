@@ -1,7 +1,7 @@
 """The file that holds an open mdev's mappable regions: one sealed, sparse memfd, made when it is first needed.
 
 The same file is the vfio-user region fd and the device fd of the ioctl interface; a region lies at
-``index << REGION_SHIFT``, so terabytes are addressed and only touched pages exist.
+`region_offset` of its index, so terabytes are addressed and only touched pages exist.
 """
 
 import errno
@@ -11,9 +11,9 @@ import os
 
 from mdev_user.errors import DriverError
 from mdev_user.units import PAGE
-from mdev_user.vfio.requests import MOST_REGIONS, REGION_SHIFT
+from mdev_user.vfio.requests import MOST_REGIONS, REGION_SHIFT, region_offset
 
-_SIZE = MOST_REGIONS << REGION_SHIFT
+_SIZE = region_offset(MOST_REGIONS)
 # Nobody who holds the file may change its size: a guest's mapping of it stays valid, and so does ours.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -45,12 +45,12 @@ class RegionFile:
                 raise DriverError(f"region {index}: expected an index from 0 to {MOST_REGIONS - 1}")
             if size <= 0 or size % PAGE or size > 1 << REGION_SHIFT:
                 raise DriverError(f"region {index}: expected a size in pages of {PAGE}, given {size}")
-            self._maps[index] = mmap.mmap(self.fd, size, offset=index << REGION_SHIFT)
+            self._maps[index] = mmap.mmap(self.fd, size, offset=region_offset(index))
         return memoryview(self._maps[index])
 
     def extents(self, index: int, size: int) -> list[tuple[int, int]]:
         """Where somebody has touched a region, as pairs of offsets (first, behind the last); the rest takes no room."""
-        base, end = index << REGION_SHIFT, (index << REGION_SHIFT) + size
+        base, end = region_offset(index), region_offset(index) + size
         found: list[tuple[int, int]] = []
         at = base
         while len(found) < MOST_EXTENTS:

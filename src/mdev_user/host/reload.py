@@ -102,7 +102,7 @@ def _check_settled(served: Served) -> None:
         raise Busy(f"{device.uuid} is being migrated ({device.migration.state.name}): reload when it is RUNNING again")
 
 
-def _check(old: Parent[typing.Any], new: Parent[typing.Any], fixed: Sequence[str]) -> None:  # Any: of whatever profile
+def _check(old: object, new: object, fixed: Sequence[str]) -> None:
     for name in fixed:
         before, after = getattr(old, name), getattr(new, name)
         if before != after:

@@ -26,6 +26,8 @@ from mdev_user.host.wire import (
     BeginMove,
     BeginTrace,
     Call,
+    CopiedPicture,
+    CopyPicture,
     Create,
     Disconnect,
     EndTrace,
@@ -71,6 +73,7 @@ _PROMPT = 3.0
 
 _TRACE_SECONDS = 1.0
 _readers = count(1)
+_files = count(1)
 
 
 class Host(Protocol):
@@ -94,6 +97,10 @@ class Host(Protocol):
 
     def call(self, call: Call) -> Value:
         """Have the host do it, and wait. What it raised is raised here; ENODEV when the host is or dies meanwhile."""
+        ...
+
+    def ask_with(self, fd: int, call: Call) -> Value:
+        """`ask` with a file descriptor that travels along, and stays the caller's."""
         ...
 
     def lend(self, uuid: UUID, listener: socket.socket) -> None:
@@ -136,15 +143,21 @@ class RemoteHost:
         return self.ask_for_all(call)[0]
 
     def ask_for_all(self, call: Call) -> list[Value]:
-        if self._silent:
-            raise self._timeout(call)
-        return self._answers(call, _PROMPT)
+        return self._prompt_answers(call)
+
+    def ask_with(self, fd: int, call: Call) -> Value:
+        return self._prompt_answers(call, [fd])[0]
 
     def call(self, call: Call) -> Value:
         return self._answers(call, None)[0]
 
     def lend(self, uuid: UUID, listener: socket.socket) -> None:
         self._answers(Lend(uuid), None, [listener.fileno()])
+
+    def _prompt_answers(self, call: Call, fds: Sequence[int] = ()) -> list[Value]:
+        if self._silent:
+            raise self._timeout(call)
+        return self._answers(call, _PROMPT, fds)
 
     def _answers(self, call: Call, seconds: float | None, fds: Sequence[int] = ()) -> list[Value]:
         """The value of each packet; ``seconds`` to wait for each. ``fds`` travel along and stay ours."""
@@ -310,6 +323,13 @@ class RemoteParent(LifecycleOps):
         if not isinstance(answer, UnmodelledAnswer):
             raise NoDevice(f"host {self.host.name} answered {answer!r}")
         return answer.unmodelled
+
+    def copy_picture(self, uuid: UUID, head: int, fd: int) -> CopiedPicture:
+        """Copy what is on a head of an mdev into the file ``fd``. EBUSY when its driver is stuck; see `Pictures`."""
+        answer = self.host.ask_with(fd, CopyPicture(uuid, head, next(_files)))
+        if not isinstance(answer, CopiedPicture):
+            raise NoDevice(f"host {self.host.name} answered {answer!r}")
+        return answer
 
     def trace(self, uuid: UUID) -> "RemoteTrace":
         """Begin to trace an mdev. EBUSY when its driver is stuck, or too many trace it."""

@@ -1,6 +1,8 @@
 """What a host does when the front calls: a table of calls, each a few lines over the parent drivers."""
 
 import logging
+import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +12,13 @@ from uuid import UUID
 
 import msgspec
 
-from mdev_user.driver.device import MOST_UNMODELLED, Device
+from mdev_user.driver.device import Device
 from mdev_user.driver.inspection.unmodelled import unmodelled
+from mdev_user.driver.watch import MOST_UNMODELLED
 from mdev_user.errors import AlreadyExists, NoDevice, NotSupported
 from mdev_user.host.endpoint import Endpoints
 from mdev_user.host.loader import let_go, load_again, load_parent
+from mdev_user.host.pictures import Pictures
 from mdev_user.host.reload import Served, drop_old_classes, reload
 from mdev_user.host.steps import step, step_within
 from mdev_user.host.wire import (
@@ -22,6 +26,8 @@ from mdev_user.host.wire import (
     BeginMove,
     BeginTrace,
     Call,
+    CopiedPicture,
+    CopyPicture,
     Create,
     Disconnect,
     EndTrace,
@@ -78,6 +84,7 @@ class Service:
     def __init__(self, devices: Path) -> None:
         """``devices`` is the folder RUN/devices."""
         self.endpoints = Endpoints(devices)
+        self._pictures = Pictures()
         self._driver = VfioMdev(self.endpoints)
         self._parents: dict[str, _Registered] = {}
         self._mdevs: dict[UUID, Mdev] = {}
@@ -88,7 +95,7 @@ class Service:
             Reload: self._reload,
             Create: self._create,
             Remove: self._remove,
-            Lend: lambda _call: None,  # whoever received it has given us the socket
+            Lend: lambda _call: None,  # `take` has the socket
             Probe: self._probe,
             Unprobe: self._unprobe,
             GetAvailable: self._get_available,
@@ -105,7 +112,17 @@ class Service:
             BeginTrace: self._begin_trace,
             ReadTrace: self._read_trace,
             EndTrace: self._end_trace,
+            CopyPicture: self._copy_picture,
         }
+
+    def take(self, call: Call, fd: int) -> None:
+        """A file descriptor that came with a call, which is done next. Owns it from here on."""
+        if isinstance(call, Lend):
+            self.endpoints.lend(call.uuid, socket.socket(fileno=fd))
+        elif isinstance(call, CopyPicture):
+            self._pictures.give(call.file, fd)
+        else:
+            os.close(fd)
 
     def do(self, call: Call) -> object:
         """The answer; a list is an answer in several packets."""
@@ -212,6 +229,7 @@ class Service:
             counters=endpoint.device.counters.values(),
             parked=endpoint.parked,
             last_move=endpoint.moves.last[:_LONGEST_REASON],
+            unmigratable=endpoint.unmigratable()[:_LONGEST_REASON],
         )
 
     def _disconnect(self, call: Disconnect) -> None:
@@ -238,6 +256,9 @@ class Service:
         with step_within(endpoint.lock, endpoint.device.counters, "inspect"):
             counted = dict(device.unmodelled)
         return UnmodelledAnswer(unmodelled(device, counted, MOST_UNMODELLED))
+
+    def _copy_picture(self, call: CopyPicture) -> CopiedPicture:
+        return self._pictures.copy(self.endpoints, call)
 
     def _begin_trace(self, call: BeginTrace) -> None:
         self.endpoints.endpoint(call.uuid).tracer.begin(call.reader)

@@ -160,6 +160,15 @@ class ListUnmodelled(Struct, frozen=True, tag_field="call"):
     uuid: UUID
 
 
+class CopyPicture(Struct, frozen=True, tag_field="call"):
+    """Copy what is on a head into the file whose descriptor comes with the packet. Answer: `CopiedPicture`."""
+
+    uuid: UUID
+    head: int
+    file: int
+    """A number of the front's."""
+
+
 class BeginTrace(Struct, frozen=True, tag_field="call"):
     """Keep what happens to an mdev for ``reader``, a number of the front's."""
 
@@ -195,6 +204,8 @@ class Inspection(Struct, frozen=True, tag_field="answer"):
     """Whether it was loaded and waits for its user."""
     last_move: str = ""
     """Why the last mover was refused something, or sent away."""
+    unmigratable: str = ""
+    """Why it cannot be saved at the moment; empty also when nobody has it open, or its driver is stuck."""
 
 
 class Values(Struct, frozen=True, tag_field="answer"):
@@ -210,6 +221,33 @@ class UnmodelledAnswer(Struct, frozen=True, tag_field="answer"):
     unmodelled: Unmodelled
 
 
+class CopiedImage(Struct, frozen=True):
+    """Where the pixels lie in the file, and the words of `vfio.screens.Picture`."""
+
+    at: int
+    width: int
+    height: int
+    stride: int
+    format: int
+
+
+class CopiedPointer(Struct, frozen=True):
+    """The words of `vfio.screens.Pointer`."""
+
+    image: CopiedImage
+    x: int
+    y: int
+    hot_x: int
+    hot_y: int
+
+
+class CopiedPicture(Struct, frozen=True, tag_field="answer"):
+    """What is on a head."""
+
+    image: CopiedImage
+    pointer: CopiedPointer | None = None
+
+
 class TraceLines(Struct, frozen=True, tag_field="answer"):
     """What a reader has not been given yet."""
 
@@ -219,9 +257,9 @@ class TraceLines(Struct, frozen=True, tag_field="answer"):
 Call = (
     Load | Unload | Reload | Create | Remove | Lend | Probe | Unprobe | GetAvailable | Show | Store | ShowParent
     | StoreParent | Inspect | Disconnect | BeginMove | HandOver | ListValues | ListUnmodelled | BeginTrace | ReadTrace
-    | EndTrace
+    | EndTrace | CopyPicture
 )  # fmt: skip
-Value = ParentDescription | Inspection | Values | UnmodelledAnswer | TraceLines | int | str | None
+Value = ParentDescription | Inspection | Values | UnmodelledAnswer | TraceLines | CopiedPicture | int | str | None
 """What a call is answered with."""
 
 

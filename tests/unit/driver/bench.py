@@ -9,6 +9,7 @@ from mdev_user.driver.parent import Parent
 from mdev_user.errors import GuestError
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.requests import Eventfd, Irq, IrqAction, Region, Reset, SetIrqs
+from mdev_user.vfio.work import Spent
 
 UUID1 = UUID(int=1)
 
@@ -26,6 +27,9 @@ class Jobs:
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
         self.waiting.append((name, work))
+
+    def spent(self) -> Spent:
+        return Spent(0.0, 0.0)
 
     def cancel(self, work: Coroutine[object, bytes, None]) -> None:
         self.waiting = [each for each in self.waiting if each[1] is not work]

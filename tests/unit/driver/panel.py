@@ -86,7 +86,7 @@ class One(Profile):
 class Panel(Function[One]):
     identity = PciId(vendor=0x1DE5, device=0x00AA, class_code=0x088000)
     regs, dials = Regs(), Parts(Dial, count=2, bar=1)
-    picture = Memory(index=0, offset=4 * KiB, size=4 * KiB)
+    pixels = Memory(index=0, offset=4 * KiB, size=4 * KiB)
     drawn = Saved(0)
     on = Interrupt(Regs.control.on)
 

@@ -24,6 +24,7 @@ from mdev_user.driver import (
     Profile,
     Register,
     RegisterFile,
+    ResetKind,
     Saved,
     attribute,
     declarations,
@@ -198,6 +199,43 @@ def own_slots() -> None:
 def taken_name() -> None:
     class Wrong(Sample):
         profile = Saved(0)  # type: ignore[assignment]  # the mistake
+
+
+def saved_picture() -> None:
+    class Wrong(Sample):
+        picture = Saved(0)  # type: ignore[assignment]  # the mistake
+
+
+def bar_of_heads() -> None:
+    class Wrong(Sample):
+        heads = Regs()  # type: ignore[assignment]  # the mistake
+
+
+def picture_of_a_write() -> None:
+    class Wrong(Sample):
+        @on_write(Regs.number)
+        def picture(self, value: int) -> None: ...  # type: ignore[explicit-override]  # the mistake
+
+
+def reset_as_a_job() -> None:
+    class Wrong(Sample):
+        @job(limit=1)
+        async def reset(self) -> None: ...  # type: ignore[override, explicit-override]  # the mistake
+
+
+def async_reset() -> None:
+    class Wrong(Sample):
+        async def reset(self, kind: ResetKind) -> None: ...  # type: ignore[override, explicit-override]  # the mistake
+
+
+def damage_by_number() -> None:
+    class Wrong(Sample):
+        tells_damage = 1  # type: ignore[assignment]  # the mistake
+
+
+def own_damaged() -> None:
+    class Wrong(Sample):
+        damaged = Saved(0)  # type: ignore[assignment]  # the mistake
 
 
 def wrong_vectors() -> None:
@@ -483,6 +521,19 @@ def memory_no_power_of_two() -> None:
         (own_init, "Wrong.__init__: a device is made by its parent: declare its state, and begin in opened()"),
         (own_slots, "Wrong: __slots__: state is declared"),
         (taken_name, "Wrong.profile: the name is the API's own; choose another"),
+        (
+            saved_picture,
+            "Wrong.picture: the API asks a device for it: expected a method, given a Saved; choose",
+        ),
+        (bar_of_heads, "Wrong.heads: the API asks a device for it: expected a number or a property, given a R"),
+        (
+            picture_of_a_write,
+            "Wrong.picture: the API asks a device for it: expected a method, given a method for @on",
+        ),
+        (reset_as_a_job, "Wrong.reset: the API asks a device for it: expected a method, given a Job; choose another"),
+        (async_reset, "Wrong.reset: the API asks a device for it: expected a method, given an async def; choose"),
+        (damage_by_number, "Wrong.tells_damage: the API asks a device for it: expected True or False, given 1; ch"),
+        (own_damaged, "Wrong.damaged: the name is the API's own; choose another"),
         (wrong_vectors, "Wrong.vectors: expected MSI(n), MSIX(n) or INTX(), given 4"),
         (bar_twice, "Wrong.other: bar 0 is one already; give a subclass another index: class Second(Regs, index=...)"),
         (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from threading import Thread
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mdev_user.driver import (
@@ -172,7 +172,6 @@ def test_sizes_are_shown_in_their_unit() -> None:
     assert [shown(each) for each in (0, 7, 1024, 3 * MiB, 2 * GiB)] == ["0", "7", "1 KiB", "3 MiB", "2 GiB"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(sorted(TYPES))), max_size=40))
 def test_accounts_are_never_overdrawn(log: list[tuple[bool, str]]) -> None:
     accounts, live = Accounts(POOLS, TYPES), list[str]()

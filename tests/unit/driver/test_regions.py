@@ -37,7 +37,7 @@ from mdev_user.driver.saving.schema import schema_of
 from mdev_user.testing import Guest
 from mdev_user.testing.local import LocalHost
 from mdev_user.units import KiB
-from mdev_user.vfio.requests import REGION_SHIFT, DeviceInfo, GetInfo, GetRegionInfo, Region, RegionFlags, RegionInfo
+from mdev_user.vfio.requests import DeviceInfo, GetInfo, GetRegionInfo, Region, RegionFlags, RegionInfo, region_offset
 from mdev_user.vfio_user.connection import RemoteError
 
 IDENTITY = PciId(vendor=0x1DE5, device=9, class_code=0x038000)
@@ -97,8 +97,8 @@ def test_user_is_told_of_them(name: str, size: int) -> None:
     with Guest(Card, name) as guest:
         assert info(guest, 9) == RegionInfo(9, TRAPPED, 64, type=OWN)
         log, display = info(guest, 10), info(guest, 16)
-        assert (log.size, log.flags, log.type, log.offset) == (size, MAPPED, RegionType(1, 2), 10 << REGION_SHIFT)
-        assert (display.size, display.type, display.offset) == (2 * size, RegionType(1, 3), 2 << REGION_SHIFT)
+        assert (log.size, log.flags, log.type, log.offset) == (size, MAPPED, RegionType(1, 2), region_offset(10))
+        assert (display.size, display.type, display.offset) == (2 * size, RegionType(1, 3), region_offset(2))
 
 
 def test_those_behind_a_gap_are_not_counted() -> None:

@@ -6,12 +6,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from mdev_user.drivers.mbochs import Edid, Link, Mbochs, Regs, edid_of
+from mdev_user.driver import edid_of
+from mdev_user.drivers.mbochs import Edid, Link, Mbochs, Regs
 from mdev_user.errors import NoSpace
 from mdev_user.mdev.parent import MdevParent
 from mdev_user.testing import Guest
 from mdev_user.testing.local import LocalHost
 from mdev_user.units import MiB
+from mdev_user.vfio.planes import Plane, PlaneType
 from mdev_user.vfio.requests import GFX_EDID, Irq, Region, RegionFlags
 from mdev_user.vfio_user.client import Client
 from mdev_user.vfio_user.connection import RemoteError
@@ -156,7 +158,7 @@ def test_edid_goes_with_its_user(host: LocalHost, parent: MdevParent) -> None:
     with host.client(mdev) as client:
         describe(client, bytes(range(128)))
     with host.client(mdev) as client:
-        assert client.region_read(2, 0, 128) == edid_of(800, 600)[:128]
+        assert client.region_read(2, 0, 128) == edid_of(800, 600, "mbochs")
         assert client.region_read(EDID_REGION, BLOB, 128) == bytes(128)
 
 
@@ -182,3 +184,27 @@ def test_monitor_of_its_own_has_a_sound_edid(name: str) -> None:
     refresh = 10_000 * int.from_bytes(timing[:2], "little") / (width + timing[3]) / (height + timing[6])
     assert refresh == pytest.approx(60, abs=0.1)
     assert 4 * width * height <= Mbochs.types[name].memory
+
+
+def set_mode(client: Client, width: int, height: int, bits: int = 32) -> None:
+    for offset, value in ((0x502, width), (0x504, height), (0x506, bits), (0x508, 0x41)):
+        client.region_write(2, offset, value.to_bytes(2, "little"))
+
+
+def test_what_a_vmm_can_draw_is_the_mode_that_the_guest_set(host: LocalHost, parent: MdevParent) -> None:
+    with client_of(host, parent) as client:
+        assert client.plane(PlaneType.PRIMARY) is None, "no mode was set"
+        set_mode(client, 640, 480)
+        assert client.plane(PlaneType.PRIMARY) == Plane(0, 640, 480, 2560, 640 * 480 * 4)
+        assert client.plane(PlaneType.CURSOR) is None
+        client.region_write(2, 0x50C, (1024).to_bytes(2, "little"))
+        assert client.plane(PlaneType.PRIMARY) == Plane(0, 640, 480, 4096, 480 * 4096)
+
+
+@pytest.mark.parametrize(("width", "height", "bits"), [(640, 480, 16), (4096, 4096, 32), (0, 480, 32), (640, 0, 32)])
+def test_a_mode_that_cannot_be_drawn_shows_nothing(
+    host: LocalHost, parent: MdevParent, width: int, height: int, bits: int
+) -> None:
+    with client_of(host, parent) as client:
+        set_mode(client, width, height, bits)
+        assert client.plane(PlaneType.PRIMARY) is None

@@ -14,6 +14,7 @@ from mdev_user.mdev.parent import MdevParent
 from mdev_user.testing import Guest
 from mdev_user.testing.local import LocalHost
 from mdev_user.units import MiB
+from mdev_user.vfio.planes import XR24, Plane, PlaneType
 from mdev_user.vfio.requests import Irq, Region, RegionFlags
 from mdev_user.vfio_user.client import Client
 from mdev_user.vfio_user.connection import RemoteError
@@ -155,3 +156,10 @@ def test_resolution_is_an_attribute() -> None:
     for name, resolution in (("vga", "640x480"), ("xga", "1024x768"), ("hd", "1920x1080")):
         with Guest(Mdpy, name) as guest:
             assert guest.show("vendor/resolution") == resolution
+
+
+def test_the_screen_is_a_plane_in_the_region_that_shows_the_frame_buffer(host: LocalHost, parent: MdevParent) -> None:
+    """As the transcript's step gfx-region has it."""
+    with client_of(host, parent) as client:
+        assert client.plane(PlaneType.PRIMARY) == Plane(16, 640, 480, 2560, VGA)
+        assert XR24 == 0x34325258

@@ -77,7 +77,7 @@ def first_difference(program: list[Access | str]) -> str | None:
     return None
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(programs)
 def test_the_declared_device_answers_as_the_one_by_hand(program: list[Access | str]) -> None:
     assert first_difference(program) is None

@@ -5,9 +5,12 @@ A file of tests/state is one version of one driver's state: its schema, and the 
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from struct import pack
 from typing import Any
 
 import pytest
@@ -19,13 +22,26 @@ from mdev_user.drivers.edu import Card as Edu
 from mdev_user.drivers.mbochs import Mbochs
 from mdev_user.drivers.mdpy import Mdpy
 from mdev_user.drivers.mtty import Mtty
+from mdev_user.drivers.vgpu.card import Card as Vgpu
+from mdev_user.drivers.vgpu.rendering import RenderingVgpu
+from mdev_user.drivers.vgpu.resources import Image, Resource, Shown
+from mdev_user.drivers.virtio_rng import Card as VirtioRng
 from mdev_user.errors import GuestError
+from mdev_user.units import PAGE
 from mdev_user.vfio.requests import Region
 from unit.driver.bench import Bench
 
 FOLDER = Path(__file__).resolve().parents[2] / "state"
-AnyParent = type[Parent[Any]]  # Any: of whatever profile
-PARENTS: dict[str, AnyParent] = {"crc": Crc, "edu": Edu, "mbochs": Mbochs, "mdpy": Mdpy, "mtty": Mtty}
+AnyParent = type[Parent[Any, Any]]  # Any: of whatever profile and backend
+PARENTS: dict[str, AnyParent] = {
+    "crc": Crc,
+    "edu": Edu,
+    "mbochs": Mbochs,
+    "mdpy": Mdpy,
+    "mtty": Mtty,
+    "vgpu": Vgpu,
+    "virtio_rng": VirtioRng,
+}
 RECORD = "MDEV_USER_RECORD_STATE=1 python -m pytest tests/unit/drivers/test_recorded_state.py"
 ACCESSES = 200
 
@@ -34,7 +50,25 @@ def bench_of(parent: AnyParent) -> Bench:
     return Bench(parent.function, next(iter(parent.types.values())))
 
 
-def in_use(parent: AnyParent) -> Bench:
+def with_pictures(bench: Bench) -> None:
+    """What commands bring about, and accesses to registers do not."""
+    gpu = bench.device.function
+    assert isinstance(gpu, RenderingVgpu)
+    gpu._add(3, Resource(1, 8, 4, 0))
+    gpu._add(5, Resource(67, 2, 2, PAGE))
+    gpu._attach(3, pack("<QI4xQI4x", PAGE, 100, 4 * PAGE, 28))
+    gpu.shown[1] = Shown(3, 1, 2, 4, 2)
+    gpu.pointers[1] = Image(1, 2, 1, bytes(range(8)), 1, 0, -5, 6)
+    gpu.contexts[7] = b"a program"
+    gpu.lost[9] = True
+    gpu.settings.capsets = 2  # wherever this is recorded
+    gpu._settings["drawing"] = replace(gpu._settings["drawing"], given=4096.0, turns=1)
+
+
+IN_USE: dict[str, Callable[[Bench], None]] = {"vgpu": with_pictures}
+
+
+def in_use(name: str, parent: AnyParent) -> Bench:
     """A device after some accesses, always the same; with jobs that have begun."""
     bench, random = bench_of(parent), Random(1)
     for region, space in bench.device._spaces.items():
@@ -44,6 +78,8 @@ def in_use(parent: AnyParent) -> Bench:
             bench.write(slot.offset, random.randbytes(slot.size), region)
     if not bench.device._spaces:  # config space is all that it remembers
         bench.write(0x10, b"\x00\x00\x00\xe0", Region.CONFIG)
+    if name in IN_USE:
+        IN_USE[name](bench)
     if bench.jobs.waiting:
         with suppress(GuestError):
             bench.jobs.step()
@@ -55,7 +91,7 @@ def file_of(name: str, version: int) -> Path:
 
 
 def record(name: str, parent: AnyParent) -> None:
-    bench = in_use(parent)
+    bench = in_use(name, parent)
     recorded = {"schema": schema_of(parent.function), "state": bench.device.save().hex()}
     file_of(name, parent.function.state_version).write_text(json.dumps(recorded, indent=1) + "\n")
     bench.close()

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from mdev_user.driver import StateError
+from mdev_user.driver.assembly import Place
 from mdev_user.driver.members import declarations
 from mdev_user.driver.memory import Memory
 from mdev_user.driver.saving.header import header_of
@@ -49,13 +50,21 @@ def in_use(guest: Guest) -> bytes:
 
 
 def write_memory(guest: Guest, number: int) -> None:
-    """As a guest that maps it: a page for each number, and one that is written every time."""
+    """A page for each number, and one that is written every time."""
     for place in guest.places():
         for each in declarations(place.kind).values():
             if isinstance(each, Memory):
                 for page in (0, number + 1):
-                    start = each._offset + page * PAGE
-                    guest.write_mapped(place.bar + each._index, start + 16, bytes([number + 1]) * 8)
+                    write_one(guest, place, each, each._offset + page * PAGE + 16, bytes([number + 1]) * 8)
+
+
+def write_one(guest: Guest, place: Place, memory: Memory, at: int, data: bytes) -> None:
+    """As a guest that maps it; as the driver, where it is private."""
+    if not memory._private:
+        guest.write_mapped(place.bar + memory._index, at, data)
+        return
+    assert not place.name, "private memory of a part: nobody has written to it here yet"
+    getattr(guest.device.function, memory._name)[at : at + len(data)] = data
 
 
 def described(parent: AnyParent) -> dict[str, Any]:  # Any: what msgpack can say

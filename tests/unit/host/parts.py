@@ -5,12 +5,15 @@ from collections.abc import Callable, Coroutine
 from threading import Lock
 from uuid import uuid4
 
+from typing_extensions import override
+
 from mdev_user.host.job_thread import JobThread
 from mdev_user.host.jobs import Jobs
 from mdev_user.vfio.device import VfioDevice
+from mdev_user.vfio.dma import Backing
 from mdev_user.vfio.ops import DeviceOps
 
-SECONDS = 10.0
+SECONDS = 60.0
 Done = Callable[[bytes | Exception], None]
 
 
@@ -56,18 +59,21 @@ class Wire:
         self.asked.append((kind, iova, what, done))
 
 
-class Memory:
+class Memory(Backing):
     """Guest memory that is there at once."""
 
     def __init__(self, size: int) -> None:
         self.bytes = bytearray(size)
 
+    @override
     def read(self, offset: int, length: int) -> bytes:
         return bytes(self.bytes[offset : offset + length])
 
+    @override
     def write(self, offset: int, data: bytes) -> None:
         self.bytes[offset : offset + len(data)] = data
 
+    @override
     def close(self) -> None:
         """There is nothing to close."""
 

@@ -152,8 +152,7 @@ def test_a_name_that_looks_like_a_log_line_is_shown_as_it_is() -> None:
         assert program.stdout is not None
         program.stdout.readline()
         with pytest.MonkeyPatch.context() as patch:
-            fake = type("P", (), {"size": 12, "unpack": staticmethod(lambda _data: (program.pid, 0, 0))})
-            patch.setattr(door, "_PEERCRED", fake)
+            patch.setattr(door, "credentials_of", lambda _socket: (program.pid, 0))
             assert peer_of(ours) == Peer(program.pid, 0, r"'x\nroot: hi'")
         program.communicate(b"\n", SECONDS)
 

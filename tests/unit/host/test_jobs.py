@@ -4,7 +4,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Event
 
 import pytest
@@ -14,7 +14,7 @@ from mdev_user.host.job_thread import JobThread
 from mdev_user.host.jobs import LONGEST_SLEEP
 from mdev_user.units import PAGE
 from mdev_user.vfio.dma import DmaFlags, Mapping
-from mdev_user.vfio.work import MOST_PENDING, Offload, Sleep
+from mdev_user.vfio.work import MOST_PENDING, Answer, Later, Offload, Sleep
 from unit.host.computations import Point, die, fail, nothing, swapped
 from unit.host.parts import SECONDS, Clock, Memory, OpenMdev, eventually
 
@@ -296,6 +296,50 @@ def test_a_job_awaits_what_another_process_computes(mdev: OpenMdev) -> None:
     ((error, name),) = mdev.failures
     assert isinstance(error, DriverError)
     assert (name, mdev.device.counters.guest_errors) == ("job work", 1)
+
+
+def test_a_job_awaits_what_another_thread_tells_it(mdev: OpenMdev) -> None:
+    answers: list[object] = []
+
+    def begin(done: Callable[[Answer | Exception], None], wanted: Callable[[], bool]) -> None:
+        outcome = Answer("told") if not answers else GuestError("in vain")
+        assert wanted()
+        threading.Thread(target=done, args=(outcome,)).start()
+
+    async def work() -> None:
+        answers.append(await Later(begin))
+        try:
+            await Later(begin)
+        except GuestError as error:
+            answers.append(str(error))
+
+    mdev.spawn(work(), "work")
+    eventually(lambda: answers == ["told", "in vain"])
+    assert mdev.device.counters.guest_errors == 1
+
+
+def test_a_job_that_was_cancelled_is_not_told_later(mdev: OpenMdev) -> None:
+    waiting: list[tuple[Callable[[Answer | Exception], None], Callable[[], bool]]] = []
+    answers: list[object] = []
+
+    def begin(done: Callable[[Answer | Exception], None], wanted: Callable[[], bool]) -> None:
+        waiting.append((done, wanted))
+
+    async def work() -> None:
+        answers.append(await Later(begin))
+
+    mdev.spawn(work(), "work")
+    eventually(lambda: waiting)
+    ((done, wanted),) = waiting
+    assert wanted()
+    with mdev.jobs.lock:
+        mdev.device.cancel_jobs()
+    assert not wanted()
+    done(Answer("in vain"))
+    ended = Event()
+    mdev.jobs.submit(ended.set)
+    assert ended.wait(SECONDS)
+    assert answers == mdev.failures == []
 
 
 def test_a_job_that_was_not_reset_goes_on(clock: Clock, mdev: OpenMdev) -> None:

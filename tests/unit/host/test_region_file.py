@@ -11,7 +11,7 @@ from mdev_user.errors import DriverError
 from mdev_user.host import region_file
 from mdev_user.host.region_file import RegionFile
 from mdev_user.units import PAGE, MiB
-from mdev_user.vfio.requests import MOST_REGIONS, REGION_SHIFT
+from mdev_user.vfio.requests import MOST_REGIONS, REGION_SHIFT, region_offset
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_nothing_exists_until_it_is_needed(file: RegionFile) -> None:
 def test_a_region_lies_at_its_index_and_both_sides_see_the_same_bytes(file: RegionFile) -> None:
     view = file.view(2, 2 * MiB)
     view[5] = 0x5A
-    with mmap.mmap(file.fd, 2 * MiB, offset=2 << REGION_SHIFT) as guest:
+    with mmap.mmap(file.fd, 2 * MiB, offset=region_offset(2)) as guest:
         assert guest[5] == 0x5A
         guest[6] = 0xA5
     assert view[6] == 0xA5
@@ -43,12 +43,12 @@ def test_terabytes_of_regions_cost_only_the_touched_pages(file: RegionFile) -> N
     for index in (*range(8), MOST_REGIONS - 1):
         file.view(index, MiB)[0] = 1
     status = os.fstat(file.fd)
-    assert status.st_size == MOST_REGIONS << REGION_SHIFT
+    assert status.st_size == region_offset(MOST_REGIONS)
     # One page each; where the kernel gives shmem huge pages, one of these.
     assert status.st_blocks * 512 <= 9 * 2 * MiB
 
 
-@pytest.mark.parametrize("size", [0, 4096, (MOST_REGIONS << REGION_SHIFT) + 4096])
+@pytest.mark.parametrize("size", [0, 4096, region_offset(MOST_REGIONS) + 4096])
 def test_nobody_who_has_the_file_can_change_its_size(file: RegionFile, size: int) -> None:
     with pytest.raises(PermissionError):
         os.ftruncate(file.fd, size)

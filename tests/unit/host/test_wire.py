@@ -49,6 +49,7 @@ CALLS: list[Call] = [
     wire.BeginTrace(UUID_, 1 << 40),
     wire.ReadTrace(UUID_, 7, 1.0),
     wire.EndTrace(UUID_, 7),
+    wire.CopyPicture(UUID_, 3, 1 << 40),
 ]
 FIELDS = (FieldValue("on", 1), FieldValue("speed", 2, "FAST"), FieldValue("level", None))
 VALUES: list[Value] = [
@@ -66,6 +67,11 @@ VALUES: list[Value] = [
     wire.Values(opened=False, values=[NamedValue("regs.level", None, computed=0xFF), NamedValue("name", "x")]),
     wire.UnmodelledAnswer(
         Unmodelled([MissingRegisters("Regs", [Suggestion("unknown_0x40", 64, 4, 12, 0)], left_out=False)], 12, False)
+    ),
+    wire.CopiedPicture(wire.CopiedImage(0, 640, 480, 2560, 0x34325258)),
+    wire.CopiedPicture(
+        wire.CopiedImage(0, 1, 1, 4, 0x34325258),
+        wire.CopiedPointer(wire.CopiedImage(4096, 64, 64, 256, 0x34325241), -7, 9, 1, 2),
     ),
     wire.TraceLines([]),
     wire.TraceLines(

@@ -45,10 +45,10 @@ def hand_over(device: VfioDevice, old: Device, new: Device) -> str:
     if not device.opened:
         device.replace(new)
         return ""
-    state = old.save()
+    state, lost = old.save(), old.unmigratable()
     old.cancel_jobs()
     try:
-        reason = _go_on(device, old, new, state)
+        reason = _go_on(device, old, new, state, lost)
     except BaseException:  # SystemExit too: driver code
         take_back(device, old, new, state)
         raise
@@ -68,12 +68,15 @@ def take_back(device: VfioDevice, old: Device, new: Device, state: bytes) -> Non
     new.leave_user()
 
 
-def _go_on(device: VfioDevice, old: Device, new: Device, state: bytes) -> str:
+def _go_on(device: VfioDevice, old: Device, new: Device, state: bytes, lost: str | None) -> str:
+    """``lost``: why the state is not all that there is to the old device."""
     new._pci.config.load(old._pci.config.save())  # the guest may have written to it since `check_shapes`
     new.adopt_user(device, old._pci)
     device.replace(new)
     reason = ""
     try:
+        if lost is not None:
+            raise StateError(lost)
         new.load(state)
     except StateError as error:
         reason = str(error)

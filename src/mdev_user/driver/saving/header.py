@@ -38,7 +38,7 @@ _DECODER = msgspec.msgpack.Decoder(Header)
 
 
 # Any: of whatever profile
-def header_of(kind: type["Function[Any]"], profile: Profile, places: Sequence[Place]) -> Header:  # Any: as above
+def header_of(kind: type["Function[Any, Any]"], profile: Profile, places: Sequence[Place]) -> Header:  # Any: as above
     memories = [(each.name, each.pages) for each in places]
     return Header(__version__, kind.__name__, kind.state_version, _values(profile), memories)
 

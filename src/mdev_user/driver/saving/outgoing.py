@@ -17,6 +17,7 @@ from mdev_user.driver.saving.records import Kind, Writer
 from mdev_user.driver.saving.shadow import Budget, Changed, Shadow
 from mdev_user.driver.saving.snapshot import body_of
 from mdev_user.driver.saving.transfer import stream_of
+from mdev_user.errors import Unmigratable
 from mdev_user.units import KiB, MiB
 from mdev_user.vfio.migration import Precopy
 
@@ -33,10 +34,17 @@ OTHERS = 16 * KiB
 """About how many bytes a state has that are not memory."""
 
 
+def check_migratable(device: "Device") -> None:
+    """EOPNOTSUPP, and the driver's reason, when the device cannot be saved at the moment."""
+    if (reason := device.unmigratable()) is not None:
+        raise Unmigratable(f"{device.uuid} cannot be saved now: {reason}")
+
+
 class DeviceOutgoing:
     """The stream of a declared device."""
 
     def __init__(self, device: "Device", *, precopy: bool) -> None:
+        check_migratable(device)
         places = places_of(device)
         self._header = header_of(type(device.function), device.function.profile, places)
         self._shadows = [Shadow(number, each, kept=precopy) for number, each in enumerate(places)]
@@ -47,6 +55,8 @@ class DeviceOutgoing:
         self._passes = self._found = self._last = 0
         """Passes that are over, bytes that this one has found, and those that the last one did."""
         self._others = OTHERS
+        self._copies = int(precopy)
+        device.copies += self._copies
 
     def read(self, most: int) -> bytes:
         self._device._runner()  # it was closed, or its driver was replaced: what follows would be another's
@@ -56,6 +66,7 @@ class DeviceOutgoing:
 
     def stop(self) -> None:
         """What a running pass has yet to look at is looked at in the last one."""
+        check_migratable(self._device)
         self._stopped = True
         for each in self._shadows:
             each.kept = False
@@ -68,6 +79,8 @@ class DeviceOutgoing:
         return len(self._rest) + self._memory_left() + self._others
 
     def close(self) -> None:
+        self._device.copies -= self._copies
+        self._copies = 0
         self._shadows.clear()
         self._records.close()
         self._rest = memoryview(b"")

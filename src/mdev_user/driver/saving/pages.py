@@ -50,9 +50,24 @@ def places_of(device: "Device") -> list[Place]:
     found = []
     for (region, offset), (unit, memory) in device._memories.items():
         view = unit._state[memory._name]
-        touched = device._touched(region, offset, len(view))
+        touched = _touched(device, region, offset, len(view))
         found.append(Place(prefix_of(unit._name) + memory._name, view, touched))
     return found
+
+
+def _touched(device: "Device", region: int, offset: int, size: int) -> Callable[[], Extents]:
+    """Where something can be in a memory; asked each time, since a guest goes on, until that is everywhere."""
+    vfio, last = device._runner(), [(0, 0)]
+
+    def extents() -> Extents:
+        nonlocal last
+        if last != [(0, size)]:
+            found = vfio.extents(region, device._sizes[region])
+            ends = [(max(begin - offset, 0), min(end - offset, size)) for begin, end in found]
+            last = [(begin, end) for begin, end in ends if begin < end]
+        return last
+
+    return extents
 
 
 def memory_of(places: Iterable[Place]) -> dict[str, tuple[bytes, bytes]]:

@@ -23,7 +23,7 @@ from mdev_user.driver.state import Saved, Table
 Schema: TypeAlias = dict[str, Any]  # Any: what JSON can say, for which mypy has no type
 
 
-def schema_of(function: type[Function[Any]]) -> Schema:  # Any: of whatever profile
+def schema_of(function: type[Function[Any, Any]]) -> Schema:  # Any: of whatever profile
     """All that a saved state of this class depends on."""
     plan = function._plan
     found: Schema = {

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -11,12 +11,15 @@ from mdev_user.driver.attributes import Attribute
 from mdev_user.driver.plan import Plan
 from mdev_user.driver.saving.kinds import decoded, encoded
 from mdev_user.driver.saving.naming import Units, meant, prefixed
+from mdev_user.driver.shares import Share
 from mdev_user.driver.state import Kept, Session
 from mdev_user.driver.unit import AnyUnit
 from mdev_user.errors import DriverError, StateError
 from mdev_user.regs.bar import Bar
 from mdev_user.regs.kinds import RSVD, UNIMPL
 from mdev_user.regs.slots import Slot, Values, new_values
+
+_Own: TypeAlias = Attribute[Any] | Share  # Any: of all types
 
 
 def values_of(units: Units) -> dict[str, msgspec.Raw]:
@@ -49,6 +52,12 @@ class Incoming:
     """The values of each bar, and what they are to be."""
     # Any: values of all declared types, by the name of the member.
     members: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)  # Any: as above
+
+    def check(self, units: Units) -> None:
+        """StateError for what a unit says that it cannot be."""
+        states = {id(before): loaded for before, loaded in self.members}
+        for unit in units.values():
+            unit._check_state(states[id(unit._state)])
 
     def take_over(self) -> None:
         for values, loaded in self.registers:
@@ -108,7 +117,7 @@ class _Known:
                 loaded[index] = loaded[index] & ~mask | resets[index] & mask
 
 
-def _taker(member: "Kept | Attribute[Any]", loaded: dict[str, Any]) -> Callable[[msgspec.Raw], None]:  # Any: as above
+def _taker(member: Kept | _Own, loaded: dict[str, Any]) -> Callable[[msgspec.Raw], None]:  # Any: as above
     def take(data: msgspec.Raw) -> None:
         loaded[member._name] = member._load(data)
 
@@ -150,9 +159,9 @@ def _members(unit: AnyUnit) -> Iterator[tuple[Any, Any]]:  # Any: members and va
         yield attribute, unit._settings[attribute._name]
 
 
-def own_attributes(plan: Plan) -> list[Attribute[Any]]:  # Any: of all types
-    """Those that only the driver sets."""
-    return [each for each in plan.of_kind(Attribute) if not each._writable]
+def own_attributes(plan: Plan) -> list[_Own]:
+    """Those that only the driver sets, and the accounts of shares."""
+    return [*(each for each in plan.of_kind(Attribute) if not each._writable), *plan.shares]
 
 
 def _busy_bits(plan: Plan, bar: int) -> dict[int, int]:

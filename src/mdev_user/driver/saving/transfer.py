@@ -80,6 +80,7 @@ class Prepared:
         units = device.units
         self._device = device
         self._values = checked(units, stream.values)
+        self._values.check(units)
         self._jobs = checked_jobs(units, stream.jobs)
         self._config = ConfigState(stream.config)
         levels = _bits("levels", stream.levels, sum(len(unit._plan.interrupts) for unit in units.values()))

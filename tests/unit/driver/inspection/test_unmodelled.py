@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mdev_user import driver
 from mdev_user.cli.missing_registers import declaration
 from mdev_user.driver import RO, RW1C, U8, U16, U32, U64, UNIMPL, Bar, Each, Flag, Register, RegisterFile
-from mdev_user.driver.device import MOST_UNMODELLED
 from mdev_user.driver.inspection.unmodelled import MOST_SUGGESTED, Access, suggestions, unmodelled
+from mdev_user.driver.watch import MOST_UNMODELLED
 from mdev_user.regs.layout import Layout
 from mdev_user.testing import Guest
 from mdev_user.vfio.inspection import MissingRegisters, Suggestion, Unmodelled
@@ -99,7 +99,7 @@ ACCESSES = st.lists(
 ).map(lambda found: [each for each in found if each.offset + each.size <= SIZE])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ACCESSES)
 def test_what_is_printed_is_a_declaration_of_every_byte_that_was_missing(accesses: list[Access]) -> None:
     def free(layout: Layout) -> set[int]:

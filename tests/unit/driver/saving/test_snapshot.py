@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdev_user.driver import (
@@ -410,7 +410,7 @@ SAVED = working().device.save()
 close_all()
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(st.data())
 def test_any_bytes_are_a_state_or_an_error(choose: st.DataObject) -> None:
     """Bytes of a saved state, here and there changed, removed or repeated."""
@@ -431,7 +431,7 @@ def test_any_bytes_are_a_state_or_an_error(choose: st.DataObject) -> None:
     check_any(bytes(data))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.recursive(st.none() | st.booleans() | st.integers(-9, 1 << 64) | st.floats() | st.text(max_size=3), st.lists))
 def test_any_value_is_one_or_an_error(value: object) -> None:
     for key in ("values", "jobs", "memory", "config", "levels", "version"):

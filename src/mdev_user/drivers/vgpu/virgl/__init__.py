@@ -1,0 +1,1 @@
+"""The 3D renderer of vgpu: virglrenderer, in a process of the mdev's own."""
