@@ -64,12 +64,17 @@ What an access means: [access](access.md).
         "Access,RW,RO,WO,RW1C,RW1S,RC,RSVD,UNIMPL Ref",
         "Functions and parts": "Function PciId Part Parts Memory DeviceRegion Alias RegionType,GFX_EDID "
         "on_write on_read on_write_each on_read_each ResetKind",
+        "Screens": "Picture Pointer Rect Plane,PlaneType XR24,AR24,XB24,AB24,RX24,RA24,BX24,BA24 edid_of",
+        "Virtio": "VirtioFunction Virtqueue Chain KeptChain KeptChains VirtioConfig",
         "Interrupts": "Interrupt pending Message INTX MSI MSIX",
-        "Jobs": "job worker Dma sleep offload",
-        "State": "Saved Table Session Attribute attribute Snapshot SavedJob",
+        "Jobs": "job worker Dma ScatterList sleep offload",
+        "Processes": "Process Calls Timed Program Pending MappedMemory Piece",
+        "State": "Saved Table Session Attribute AttributeGroup attribute Snapshot SavedJob",
         "Parents": "Parent Profile Pool Instances",
+        "Engines": "Engine Share Claim Turn Policy",
         "PCI capabilities": "PowerManagement PciExpress VendorSpecific",
-        "Errors": "DriverError GuestError DmaFault StateError NoSpace NotSupported OutOfRange UnknownRequest",
+        "Errors": "DriverError GuestError DmaFault StateError NoSpace NotSupported OutOfRange ProcessEnded "
+        "UnknownRequest",
         "Sizes": "PAGE,KiB,MiB,GiB",
         "The low-level contract": "MdevParentOps Mdev MdevType MdevAttribute DeviceOps VfioDevice Device PciFunction "
         "BarRegion MemoryBar IoBar ConfigSpace Interrupts Msi Msix Sleep Area Region RegionFlags RegionInfo Irq "
@@ -86,7 +91,7 @@ In use: [test a driver](../how-to/test-a-driver.md), [test your mdev code](../ho
 the fixture `mdev_host` is a `MdevHost` without parents, and `make_mdev_host(*parents)` makes more.
 """,
     {
-        "A guest in memory": "Guest NoEnd",
+        "A guest in memory": "Guest Screenshot Damage NoEnd",
         "What must hold of every driver": "check CheckFailed Report both_ways",
         "A host of one's own": "MdevHost HostParent Faults UeventLine HostFailed",
         "Faults as values": "CreateFails CreateTakes RemoveTakes AttributeFails LoseEvent",
@@ -95,7 +100,21 @@ the fixture `mdev_host` is a `MdevHost` without parents, and `make_mdev_host(*pa
 REFERENCES = (DRIVER, TESTING)
 TOLD = {name: getattr(each.module, name) for each in REFERENCES for name in each.module.__all__}
 
-MADE_BY_US = {"Function", "Part", "Device", "VfioDevice", "Dma", "Ref", "Mdev", "Faults"}
+MADE_BY_US = {
+    "Function",
+    "Part",
+    "Device",
+    "VfioDevice",
+    "Dma",
+    "Ref",
+    "Mdev",
+    "Faults",
+    "VirtioFunction",
+    "Chain",
+    "KeptChain",
+    "KeptChains",
+    "Damage",
+}
 """Classes of which no author makes an object."""
 
 

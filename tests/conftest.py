@@ -5,11 +5,15 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from core import core_skip as skip_core
 from golden.summary import TOLD
 from mdev_user.errors import MountError
 from mdev_user.sysfs.mount import check_preconditions
+
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")  # which stands still for seconds, and no test asserts on time
 
 
 def pytest_configure() -> None:

@@ -92,6 +92,12 @@ class NotPermitted(MdevError):
     errno = _errno.EPERM
 
 
+class Unmigratable(MdevError):
+    """The device cannot be saved at the moment, for the reason that its driver gives (`Function.unmigratable`)."""
+
+    errno = _errno.EOPNOTSUPP
+
+
 class NotSupported(MdevError):
     """The parent driver does not have this operation; the proxy answers for it."""
 
@@ -129,6 +135,12 @@ class DmaFault(GuestError):
     """A DMA access to an address that the guest has not mapped, or not for this direction."""
 
     errno = _errno.EFAULT
+
+
+class ProcessEnded(GuestError):
+    """The process that an mdev has of its own ended: it died, took too long or raised. What it kept is lost."""
+
+    errno = _errno.EIO
 
 
 class MappingExists(GuestError):

@@ -9,11 +9,18 @@
  * misused, no row goes away while the loop is at it. Whoever holds the step lock may wait for the GIL; whoever waits for
  * the step lock has let go of the GIL.
  */
+#include "pixels.h"
 #include "plain_table.h"
+#include "receiver.h"
+#include "scattered.h"
+#include "trapped.h"
 
 #include <errno.h>
+#include <linux/seccomp.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 enum { LARGEST_DATA = 1 << 20, MOST_FDS = 16 };
 static const uint64_t FAR_OFFSET = 1ull << 40; /* no region is longer */
@@ -25,6 +32,10 @@ struct loop {
     PyObject *read, *write, *leave;
     Py_buffer stuck; /* one byte: not 0 while messages wait to be sent */
     long long busy_poll; /* nanoseconds */
+    int listener, memory; /* of the program whose trapped accesses are answered; negative: none */
+    PyObject *write_trapped;
+    bool trapped; /* what was received is an access of the program's: this is its call, and where its data goes */
+    uint64_t call, address;
     union {
         struct cmsghdr aligned;
         char bytes[CMSG_SPACE(MOST_FDS * sizeof(int))];
@@ -56,12 +67,33 @@ static ssize_t receive(struct loop *loop)
     return receive_now(loop, 0);
 }
 
+/* A valid trapped access becomes the access that it is, and its call is kept. */
+static void unwrap(struct loop *loop, struct trapped *trapped)
+{
+    struct message *message = &trapped->access;
+    loop->trapped = loop->listener >= 0 && message->size == sizeof(*trapped) && message->flags == NO_REPLY &&
+                    (message->command == TRAPPED_READ || message->command == TRAPPED_WRITE) &&
+                    message->offset < FAR_OFFSET && message->count && message->count <= REGISTER;
+    if (!loop->trapped)
+        return;
+    loop->call = trapped->call;
+    loop->address = trapped->address;
+    message->flags = 0;
+    message->command = message->command == TRAPPED_WRITE ? WRITE : READ;
+    message->size = HEAD + (message->command == WRITE ? message->count : 0);
+}
+
 /* Whether what was received is one whole, valid access to at most a register (a read: of any size), and nothing else. */
-static bool is_access(const struct loop *loop, ssize_t size)
+static bool is_access(struct loop *loop, ssize_t size)
 {
     const struct message *message = loop->buffer.buf;
+    loop->trapped = false;
     if (size < HEAD || loop->received.msg_controllen || loop->received.msg_flags & MSG_CTRUNC)
         return false;
+    if (size == sizeof(struct trapped))
+        unwrap(loop, loop->buffer.buf);
+    if (loop->trapped)
+        return true;
     if (message->size != size || message->flags || message->offset >= FAR_OFFSET || !message->count)
         return false;
     if (message->command == READ)
@@ -76,6 +108,10 @@ static PyObject *perform(struct loop *loop, const struct message *message)
     if (message->command == READ)
         reply = PyObject_CallFunction(loop->read, "HKII", message->id, (unsigned long long)message->offset,
                                       message->region, message->count);
+    else if (loop->trapped)
+        reply = PyObject_CallFunction(loop->write_trapped, "KKIy#", (unsigned long long)loop->call,
+                                      (unsigned long long)message->offset, message->region, message->data,
+                                      (Py_ssize_t)message->count);
     else
         reply = PyObject_CallFunction(loop->write, "HKIy#", message->id, (unsigned long long)message->offset,
                                       message->region, message->data, (Py_ssize_t)message->count);
@@ -108,6 +144,20 @@ static ssize_t send_now(const struct loop *loop, const void *data, size_t size)
     return sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) ? 0 : sent;
 }
 
+/* Without the GIL, and without the step lock: to store in the program's memory may take as long as it likes. */
+static void end_call(const struct loop *loop, const struct message *reply, size_t size)
+{
+    struct seccomp_notif_resp answer = {.id = loop->call};
+    const size_t data = size > HEAD ? size - HEAD : 0;
+    if (reply->flags & ERROR) /* what is no errno of a system call would have the kernel do the call once more */
+        answer.error = reply->error && reply->error <= EHWPOISON ? -(int)reply->error : -EIO;
+    else if (data && pwrite(loop->memory, reply->data, data, (off_t)loop->address) != (ssize_t)data)
+        answer.error = -EFAULT;
+    else
+        answer.val = reply->count;
+    (void)ioctl(loop->listener, SECCOMP_IOCTL_NOTIF_SEND, &answer); /* it may be gone */
+}
+
 /* What the loop does without the GIL until it needs Python; from PERFORM on with the step lock. */
 enum need { RECEIVED, NOT_RECEIVED, PERFORM, LEFT, NOT_SENT };
 
@@ -122,7 +172,11 @@ static enum need go_on(struct loop *loop, struct turn *turn)
 {
     StepLock *lock = loop->table->lock;
     for (;;) {
-        if (turn->size) {
+        if (turn->size && loop->trapped) {
+            give(lock);
+            end_call(loop, turn->data, turn->size);
+            turn->size = 0;
+        } else if (turn->size) {
             turn->done = send_now(loop, turn->data, turn->size);
             if (turn->done != (ssize_t)turn->size)
                 return turn->done < 0 ? NOT_SENT : LEFT;
@@ -211,8 +265,9 @@ static PyObject *run(struct loop *loop)
 static PyObject *serve(PyObject *Py_UNUSED(module), PyObject *args)
 {
     struct loop loop = {0};
-    if (!PyArg_ParseTuple(args, "iw*O!OOOw*L:serve", &loop.fd, &loop.buffer, &PlainTableType, &loop.table, &loop.read,
-                          &loop.write, &loop.leave, &loop.stuck, &loop.busy_poll))
+    if (!PyArg_ParseTuple(args, "iw*O!OOOw*LiiO:serve", &loop.fd, &loop.buffer, &PlainTableType, &loop.table,
+                          &loop.read, &loop.write, &loop.leave, &loop.stuck, &loop.busy_poll, &loop.listener,
+                          &loop.memory, &loop.write_trapped))
         return NULL;
     PyObject *result = NULL;
     if (loop.buffer.len < (Py_ssize_t)sizeof(struct message) || loop.stuck.len < 1)
@@ -228,8 +283,17 @@ static PyObject *serve(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyMethodDef functions[] = {
     {"serve", serve, METH_VARARGS,
-     "serve(fd, buffer, table, read, write, leave, stuck, busy_poll): answer accesses until something else is\n"
-     "received, which is returned as (size, ancillary, flags), or a reply was left over, which gives None."},
+     "serve(fd, buffer, table, read, write, leave, stuck, busy_poll, listener, memory, write_trapped): answer accesses\n"
+     "until something else is received, which is returned as (size, ancillary, flags), or a reply was left over, which\n"
+     "gives None. Trapped accesses are answered to the program that has the listener and the memory."},
+    {"scan_lines", scan_lines, METH_VARARGS,
+     "scan_lines(pixels, stride, width, height, (red, green, blue), lines, lines_per_block, gap): the lines of a PNG."},
+    {"within", within, METH_VARARGS,
+     "within(entries, first, skipped, size, base, length): how many bytes of the pieces lie in these."},
+    {"gather", gather, METH_VARARGS,
+     "gather(memory, low, high, base, entries, first, skipped, size, into): how many bytes were copied."},
+    {"scatter", scatter, METH_VARARGS,
+     "scatter(memory, low, high, base, entries, first, skipped, size, data): how many bytes were copied."},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef definition = {
@@ -239,7 +303,8 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__native(void)
 {
     PyObject *module = PyModule_Create(&definition);
-    if (module && (PyModule_AddType(module, &StepLockType) || PyModule_AddType(module, &PlainTableType)))
+    if (module && (PyModule_AddType(module, &StepLockType) || PyModule_AddType(module, &PlainTableType) ||
+                   PyModule_AddType(module, &LineType) || PyModule_AddType(module, &ReceiverType)))
         Py_CLEAR(module);
     return module;
 }

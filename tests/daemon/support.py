@@ -12,7 +12,7 @@ from uuid import UUID
 from mdev_user.testing.daemon import RunningDaemon
 
 PARENTS = Path(__file__).parent / "parents"
-SECONDS = 20.0
+SECONDS = 60.0
 """No step of a test takes longer, even on a machine that is busy with others."""
 
 _T = TypeVar("_T")

@@ -42,7 +42,7 @@ def is_registered(daemon: RunningDaemon, name: str) -> bool:
 
 def nothing_is_left(daemon: RunningDaemon) -> None:
     """Of a daemon that ended cleanly: no process, no mount, no socket."""
-    eventually(lambda: not processes_of(daemon), "every process is gone", 5)
+    eventually(lambda: not processes_of(daemon), "every process is gone")
     assert mounts_below(Path(os.path.realpath(daemon.folder))) == []
     assert [each for each in daemon.run_dir.path.rglob("*") if each.is_socket()] == []
     assert list(daemon.run_dir.devices.iterdir()) == []
@@ -266,7 +266,7 @@ def test_after_kill_9_of_the_daemon_the_next_serve_starts_as_if_nothing_had_been
             hosts = daemon.host_pids().values()
             assert len(processes_of(daemon)) == 3
             daemon.kill()
-            eventually(lambda: not any(map(alive, hosts)), "no host is left", 2)
+            eventually(lambda: not any(map(alive, hosts)), "no host is left")
             assert processes_of(daemon) == []
             with pytest.raises(ConnectionError):
                 guest.region_read(0, SCR, 1)
@@ -326,7 +326,7 @@ def test_after_kill_9_of_the_daemon_a_stuck_host_is_gone_too(how: int) -> None:
                 guest.region_read(0, how, 4)
             (host,) = daemon.host_pids().values()
             daemon.kill()
-            eventually(lambda: not alive(host), "the stuck host is gone", 2)
+            eventually(lambda: not alive(host), "the stuck host is gone")
         daemon.start()
         daemon.create("faulty-device", uuid)
         assert daemon.stop() == 0

@@ -132,7 +132,7 @@ def test_killed_in_the_middle_of_1000_creates_the_next_start_is_clean_20_times_o
             targets = [(create_file(daemon, "mtty"), uuid4()) for _ in range(1000)]
             with writers(start, [targets[::2], targets[1::2]]) as running:
                 start.touch()
-                wait_for_creates(daemon, 3 + 40 * number)  # of which each writer has one under way at most
+                wait_for_creates(daemon, 3 + 12 * number)  # of which each writer has one under way at most
                 daemon.sys.stat()  # which the kernel goes on answering when the daemon is dead
                 daemon.kill()
                 outcomes = [outcome for each in running for outcome in each.outcomes()]

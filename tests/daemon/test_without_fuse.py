@@ -46,4 +46,4 @@ def test_with_fuse_there_is_a_tree_and_nothing_to_say(daemon: RunningDaemon) -> 
     """The negative control of the test above."""
     status = daemon.control.status()
     assert (status.sysfs, status.sysfs_reason) == (str(daemon.sys), "")
-    assert sorted(each.name for each in daemon.sys.iterdir()) == ["bus", "class", "devices", "kernel", "module"]
+    assert sorted(each.name for each in daemon.sys.iterdir()) == ["bus", "class", "dev", "devices", "kernel", "module"]

@@ -174,7 +174,7 @@ class Reader:
                 *) {command} "$name" {run_dir} "$@" ;;
                 esac
             }}
-            python() {{ "{sys.executable}" "$@"; }}
+            PATH="$PATH:{Path(sys.executable).parent}"  # what other programs call of ours
             python() {{ "{sys.executable}" "$@"; }}
             pytest() {{ "{sys.executable}" -m pytest -q -p no:cacheprovider "$@"; }}
             make() {{ command make --dry-run -C "{ROOT}" "$@" >/dev/null; }}

@@ -13,12 +13,13 @@ from mdev_user.drivers.edu import Card as Edu
 from mdev_user.drivers.mbochs import Mbochs
 from mdev_user.drivers.mdpy import Mdpy
 from mdev_user.drivers.mtty import Mtty
+from mdev_user.drivers.virtio_rng import Card as VirtioRng
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.requests import MOST_REGIONS, Region
 
 AnyParent = type[Parent[Any]]  # Any: of whatever profile
 PARENTS: tuple[AnyParent, ...] = (Edu, Crc, Mtty, Mbochs, Mdpy, Everything)
-LOADED: tuple[AnyParent, ...] = (*PARENTS, GrownParent, StatefulParent, SetsParent)
+LOADED: tuple[AnyParent, ...] = (*PARENTS, GrownParent, StatefulParent, SetsParent, VirtioRng)
 """Into which states are loaded; of the stateful one the jobs' arguments are its guest's own fault."""
 GROWN, STATEFUL, SETS = (LOADED.index(each) for each in (GrownParent, StatefulParent, SetsParent))
 UUID1 = UUID(int=1)

@@ -2,7 +2,8 @@
 
 from fuzz.planting import Plant
 
-_MESSAGES = "mdev_user.vfio_user.messages"
+_MESSAGES, _RING = "mdev_user.vfio_user.messages", "mdev_user.driver.virtio.ring"
+_GPU = "mdev_user.drivers.vgpu"
 _ALL = (
     Plant(
         "codec-wrap", "codec", f"{_MESSAGES}.payload:check_access",
@@ -113,6 +114,51 @@ _ALL = (
         "session-overlap", "session", "mdev_user.vfio.dma:DmaMappings.map",
         "if at and _end(self._mappings[at - 1]) > mapping.iova:", "if at and self._starts[at - 1] > mapping.iova:",
         "a mapping may begin within the one before it",
+    ),
+    Plant(
+        "virtqueue-order", "virtqueue", f"{_RING}:Buffers.add",
+        "elif self.writable:", "elif False:",
+        "a buffer to read may lie behind one to write",
+    ),
+    Plant(
+        "virtqueue-jump", "virtqueue", f"{_RING}:Ring.waiting",
+        "if waiting + kept > self.size:", "if waiting + kept > 2 * self.size:",
+        "more chains may be available than there are entries",
+    ),
+    Plant(
+        "virtqueue-kept", "virtqueue", f"{_RING}:Ring.waiting",
+        "if waiting + kept > self.size:", "if waiting > self.size:",
+        "as many chains may be available as if none were kept",
+    ),
+    Plant(
+        "virtqueue-nested", "virtqueue", f"{_RING}:Ring._indirect",
+        "if each.flags & NEXT:", "if False:",
+        "an indirect table may have a next descriptor",
+    ),
+    Plant(
+        "virtqueue-event", "virtqueue", f"{_RING}:Ring.wants_interrupt",
+        "< (served - told) % INDEXES", "<= (served - told) % INDEXES",
+        "a chain that was not served yet interrupts",
+    ),
+    Plant(
+        "gpu-quota", "gpu", f"{_GPU}.function:Vgpu._place_for",
+        "if needed > free or", "if",
+        "a resource may be larger than what is free",
+    ),
+    Plant(
+        "gpu-part", "gpu", f"{_GPU}.resources:Resource.holds",
+        "return within and", "return",
+        "a part may reach behind its resource",
+    ),
+    Plant(
+        "gpu-hole", "gpu", f"{_GPU}.resources:Places.hole",
+        "if at - end >= needed:", "if at >= end:",
+        "a resource is put where it does not fit",
+    ),
+    Plant(
+        "gpu-backing", "gpu", f"{_GPU}.function:Vgpu.transfer_2d",
+        "if command.offset + resource.span(rect) > backing.size:", "if False:",
+        "a transfer may begin behind the backing",
     ),
 )  # fmt: skip
 PLANTS = {each.name: each for each in _ALL}

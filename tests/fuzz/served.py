@@ -16,7 +16,7 @@ from mdev_user.mdev.device import Mdev
 from mdev_user.testing.local import LocalHost
 from mdev_user.vfio_user.framing import HEADER, Header
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds after which something that has to happen has not."""
 
 

@@ -12,6 +12,8 @@ MODULES = {
     "config": "fuzz.config_space",
     "loader": "fuzz.loader",
     "stream": "fuzz.stream",
+    "virtqueue": "fuzz.virtqueue",
+    "gpu": "fuzz.gpu",
 }
 
 

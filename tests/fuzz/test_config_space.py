@@ -13,7 +13,7 @@ from fuzz.target import Finding
 from mdev_user.pci.config import StatusError
 from mdev_user.pci.interrupts import InterruptKind
 
-FUZZ = settings(max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=60, stateful_step_count=30, suppress_health_check=list(HealthCheck))
 vectors = st.integers(0, 80)
 kinds = st.sampled_from(InterruptKind)
 offsets = st.one_of(st.integers(0, 0x80), st.integers(0, 4100))

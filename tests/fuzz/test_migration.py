@@ -19,7 +19,7 @@ from fuzz.target import Finding, expect
 from mdev_user.errors import GuestError, StateError
 from mdev_user.vfio.migration_states import MigrationState
 
-FUZZ = settings(max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=60, stateful_step_count=25, suppress_health_check=list(HealthCheck))
 SILENT = {MigrationState.STOP, MigrationState.STOP_COPY, MigrationState.RESUMING, MigrationState.ERROR}
 """States in which a device's BARs cannot be reached."""
 SMALL = [index for index, kind in enumerate(LOADED) if kind.__name__ != "Mbochs"]

@@ -35,7 +35,6 @@ from protocol.messages import VALID_READ, hello
 FUZZ = settings(
     max_examples=int(os.environ.get("MDEV_USER_FUZZ_EXAMPLES", "40")),
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )

@@ -25,6 +25,8 @@ INPUTS = {
     "config": 2000,
     "loader": 600,
     "stream": 80,
+    "virtqueue": 8000,
+    "gpu": 60,
 }
 """Mutations of each: a second or two."""
 QUICK = {
@@ -33,6 +35,14 @@ QUICK = {
     "connection-fds": 3000,
     "config-w1c": 3000,
     "loader-half": 3000,
+    "virtqueue-order": 3000,
+    "virtqueue-jump": 3000,
+    "virtqueue-nested": 3000,
+    "virtqueue-event": 3000,
+    "gpu-quota": 300,
+    "gpu-part": 300,
+    "gpu-hole": 300,
+    "gpu-backing": 300,
 }
 """Planted faults that so many inputs find without guidance; the others are for `make fuzz-plants`."""
 

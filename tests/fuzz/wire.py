@@ -78,6 +78,10 @@ class ScriptedSocket:
         self._flush()
         self._script.took(data)
 
+    def getsockopt(self, _level: int, _option: int, size: int) -> bytes:
+        """Of its credentials: nobody."""
+        return b"\xff" * size
+
     def fileno(self) -> int:
         """Of something that can be polled: to write there is never to wait."""
         return self._ready

@@ -1,4 +1,4 @@
-"""A small static program for a guest, which has no libraries: compiled when its test runs."""
+"""A small static program, for a guest that has no libraries or a test that wants none: compiled when its test runs."""
 
 import shutil
 import subprocess
@@ -25,5 +25,5 @@ def _command(source: Path, target: Path) -> list[str]:
         start, end = [str(_MUSL / name) for name in ("crt1.o", "crti.o")], [str(_MUSL / "crtn.o")]
         options = ["-Wall", "-Werror", "-static", "-nostdlib", "-nostdinc", "-isystem", _MUSL_HEADERS]
         return [tcc, *options, "-o", str(target), *start, str(source), str(_MUSL / "libc.a"), *end]
-    cc = shutil.which("cc") or core_skip("no C compiler for a guest's program: install tcc and musl-dev")
+    cc = shutil.which("cc") or core_skip("no C compiler for a test's program: install tcc and musl-dev")
     return [cc, "-Wall", "-Werror", "-static", "-o", str(target), str(source)]

@@ -66,7 +66,7 @@ def leave_bytes(function: Function) -> bool:
 
 def until_free(daemon: RunningDaemon, *mdevs: UUID) -> float:
     began = time.monotonic()
-    eventually(lambda: all(is_free(daemon, each) for each in mdevs), 10)
+    eventually(lambda: all(is_free(daemon, each) for each in mdevs), 30)
     return time.monotonic() - began
 
 

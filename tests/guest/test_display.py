@@ -20,6 +20,7 @@ from mdev_user.guests.rig import Rig
 from mdev_user.guests.vm import Guest
 from mdev_user.mdev.device import Mdev
 from mdev_user.testing.local import LocalHost
+from mdev_user.testing.screenshot import screenshot_of
 
 pytestmark = pytest.mark.guest
 
@@ -113,6 +114,16 @@ def test_what_the_guest_draws_is_on_the_screen(scene: Scene) -> None:
     assert scene.shown(0) != PICTURE
     scene.guest.run("echo 0 >/sys/class/vtconsole/vtcon1/bind; dd if=/picture of=/dev/fb0 bs=64k")
     eventually(lambda: scene.shown(0) == PICTURE, 20)
+
+
+def test_a_screenshot_is_what_the_guest_drew(scene: Scene) -> None:
+    endpoint = scene.host.endpoint(scene.displays[0])
+    with endpoint.lock:
+        picture = endpoint.device.picture(0)
+        assert picture is not None
+        shot = screenshot_of(picture, pointer=False)
+    assert (shot.width, shot.height) == (WIDTH, HEIGHT)
+    assert (shot.rgb[0::3], shot.rgb[1::3], shot.rgb[2::3]) == (PICTURE[2::4], PICTURE[1::4], PICTURE[0::4])
 
 
 def test_what_is_drawn_on_one_display_is_not_on_the_other(scene: Scene) -> None:

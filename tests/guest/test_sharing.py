@@ -47,9 +47,12 @@ def test_10000_bytes_of_each_come_back_right_at_the_same_time(scene: Scene) -> N
 
 def test_mdevs_that_hear_one_another_are_noticed(scene: Scene) -> None:
     """The negative control of the exchange."""
-    results = [exchange for exchange, _device in exchanges(scene, "crossed", 500, 2.0)]
-    assert not all(each.identical for each in results)
-    assert any(foreign(each.received, pattern) for pattern, each in zip((ONE, TWO), results, strict=True))
+
+    def heard() -> bool:
+        results = [exchange for exchange, _device in exchanges(scene, "crossed", 500, 2.0)]
+        return any(foreign(each.received, pattern) for pattern, each in zip((ONE, TWO), results, strict=True))
+
+    eventually(heard, 60)  # on a busy machine one may be done before the other begins
 
 
 def exchanges(scene: Scene, parent: str, size: int, seconds: float) -> list[tuple[Exchange, int]]:
@@ -98,7 +101,7 @@ def test_both_ports_of_an_mtty_2_carry_data(scene: Scene) -> None:
 
 def test_a_byte_in_one_port_of_an_mtty_2_is_not_in_the_other(scene: Scene) -> None:
     function = functions(scene.two.guest)[0]
-    eventually(lambda: function.read(IER) == 0, 10)  # the driver has let go of the port, and reads no more
+    eventually(lambda: function.read(IER) == 0, 30)  # the driver has let go of the port, and reads no more
     function.write(THR, b"x", bar=0)
     assert not function.read(LSR, bar=1) & DATA_READY
     assert function.read(LSR, bar=0) & DATA_READY

@@ -1,4 +1,4 @@
-"""The queue devices of the sketches in a real guest, driven by its Linux's own drivers."""
+"""Queue devices in a real guest, driven by its Linux's own drivers: the shipped virtio-rng, and the sketch of nvme."""
 
 import lzma
 from collections.abc import Iterator
@@ -11,20 +11,20 @@ from mdev_user.guests.vm import Guest
 from mdev_user.testing.daemon import RunningDaemon
 
 SKETCHES = Path(__file__).parents[1] / "sketches"
+PINNED = Path(__file__).parent / "pinned_rng.py"
 RNG = "kernel/drivers/char/hw_random/virtio-rng.ko.xz"
 """The nvme driver is a part of the rig's kernel."""
 
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[RunningDaemon]:
-    parents = [f"{SKETCHES}/virtio_rng.py:{kind},name={kind.lower()}" for kind in ("Card", "VectoredCard")]
-    with RunningDaemon(*parents, f"{SKETCHES}/nvme.py:Card,name=nvme") as running:
+    with RunningDaemon("virtio-rng", f"{PINNED}:Card,name=pinned", f"{SKETCHES}/nvme.py:Card,name=nvme") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def guest(rig: Rig, host: RunningDaemon) -> Iterator[Guest]:
-    types = {"card": "rng-small", "vectoredcard": "vectored-small", "nvme": "disk-4m"}
+    types = {"pinned": "pinned-rng-small", "virtio-rng": "virtio-rng-small", "nvme": "disk-4m"}
     mdevs = [host.create(mdev_type, parent=parent) for parent, mdev_type in types.items()]
     files = {"virtio-rng.ko": lzma.decompress((rig.modules / RNG).read_bytes())}
     with Guest(rig, map(host.run_dir.socket, mdevs), files=files) as booted:
@@ -46,6 +46,13 @@ def test_stock_virtio_rng_reads_entropy_by_the_pin_and_by_msix(guest: Guest, sou
     assert len(data) == 4096
     assert len({data[at : at + 64] for at in range(0, 4096, 64)}) == 64
     assert interrupts(guest, line) - before >= 60
+
+
+@pytest.mark.parametrize("device", ["virtio0", "virtio1"])
+def test_stock_driver_takes_all_that_the_transport_offers(guest: Guest, device: str) -> None:
+    bits = guest.run(f"cat /sys/bus/virtio/devices/{device}/features").strip()
+    assert [at for at, bit in enumerate(bits) if bit == "1"] == [28, 29, 32]
+    assert guest.run(f"cat /sys/bus/virtio/devices/{device}/status").strip() == "0x0000000f"
 
 
 def test_stock_nvme_writes_and_reads_the_disk(guest: Guest) -> None:

@@ -18,8 +18,9 @@ from mdev_user.host.jobs import Jobs as HostJobs
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaRead, DmaWrite
 from mdev_user.vfio.ops import DeviceOps, JobRunner
-from mdev_user.vfio.requests import REGION_SHIFT
+from mdev_user.vfio.requests import region_offset
 from mdev_user.vfio.step_lock import StepLock
+from mdev_user.vfio.work import Spent
 from mdev_user.vfio_user.commands import Role
 from mdev_user.vfio_user.connection import Connection
 from mdev_user.vfio_user.framing import ERROR, HEADER, NO_REPLY, Command, Header, command_message
@@ -29,7 +30,7 @@ from mdev_user.vfio_user.server import Session
 from mdev_user.vfio_user.version import OURS, Capabilities
 from protocol.device import TestDevice
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds after which a test that waits gives up."""
 
 
@@ -41,11 +42,11 @@ class RegionFile:
         self._maps: dict[int, mmap.mmap] = {}
 
     def view(self, index: int, size: int) -> memoryview:
-        end = (index << REGION_SHIFT) + size
+        end = region_offset(index) + size
         if os.fstat(self.fd).st_size < end:
             os.ftruncate(self.fd, end)
         if index not in self._maps:
-            self._maps[index] = mmap.mmap(self.fd, size, offset=index << REGION_SHIFT)
+            self._maps[index] = mmap.mmap(self.fd, size, offset=region_offset(index))
         return memoryview(self._maps[index])
 
     def close(self) -> None:
@@ -63,6 +64,9 @@ class Jobs:
         self._threads: list[threading.Thread] = []
 
     now = 0.0
+
+    def spent(self) -> Spent:
+        return Spent(0.0, 0.0)
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
         thread = threading.Thread(target=self._begin, args=(work,))

@@ -147,3 +147,9 @@ def test_our_client_reads_what_a_device_has() -> None:
             client.probe_feature(Feature.MIGRATION, SET)
         assert refused.value.errno == EINVAL
         assert 4096 <= client.migration_data_size() <= 4096 + 16
+
+
+def test_a_plane_is_asked_for_by_its_type(migratable: Wire) -> None:
+    """The device here has no screen; those that have one are in tests/unit/drivers."""
+    for ops in (GET, GET | PROBE):
+        assert ask(migratable, Feature.GFX_PLANE, ops, struct.pack("=I", 1)).errno == ENOTTY

@@ -4,7 +4,7 @@ import random
 import struct
 from itertools import pairwise
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mdev_user.errors import PeerError
@@ -15,7 +15,7 @@ from mdev_user.vfio_user.framing import HEADER, REPLY, Command, reply_message
 from mdev_user.vfio_user.version import Version
 from protocol.messages import VALID_READ, any_message, broken_frame, hello
 
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=300)
 
 
 class Feed:

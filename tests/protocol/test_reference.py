@@ -25,5 +25,5 @@ def test_every_command_has_a_row() -> None:
 
 
 def test_every_feature_has_a_row() -> None:
-    rows = re.findall(r"^\| (\d+) ([A-Z_]+) \|", PAGE.read_text(), re.MULTILINE)
-    assert [(int(number), name) for number, name in rows] == [(feature.value, feature.name) for feature in Feature]
+    rows = re.findall(r"^\| (\d+|0x[0-9A-F]+) ([A-Z_]+) \|", PAGE.read_text(), re.MULTILINE)
+    assert [(int(number, 0), name) for number, name in rows] == [(feature.value, feature.name) for feature in Feature]

@@ -39,10 +39,11 @@ class Done:
 class Inside:
     """A context manager: ``mdev-user run`` with an agent in it that carries out commands; nothing of it stays."""
 
-    def __init__(self, daemon: RunningDaemon, events: str = "none") -> None:
+    def __init__(self, daemon: RunningDaemon, events: str = "none", *options: str) -> None:
+        """``options`` are more of ``run``'s."""
         if os.geteuid() != 0:
             pytest.skip("mounts and makes namespaces within `run`; tests/tools/test_run_unprivileged.py is for users")
-        run = ["run", "--run-dir", str(daemon.run_dir.path), "--events", events, "--"]
+        run = ["run", "--run-dir", str(daemon.run_dir.path), "--events", events, *options, "--"]
         self._command = [sys.executable, "-m", "mdev_user", *run, *_ALONE, sys.executable, str(_AGENT)]
 
     def __enter__(self) -> Self:
@@ -90,9 +91,9 @@ class Inside:
         assert isinstance(pid, int)
         return pid
 
-    def stop(self, pid: int) -> int | None:
+    def stop(self, pid: int, seconds: float = SECONDS) -> int | None:
         """End a started program; its exit status, None if it had to be killed."""
-        status = self._ask(do="stop", pid=pid, seconds=SECONDS)["status"]
+        status = self._ask(do="stop", pid=pid, seconds=seconds)["status"]
         assert status is None or isinstance(status, int)
         return status
 

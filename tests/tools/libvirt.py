@@ -10,6 +10,8 @@ from mdev_user.guests.management import ManagementRoot
 from tools.inside import SECONDS, Done, Inside
 
 _ENVIRONMENT = {"LC_ALL": "C"}  # its root folder has no other language
+_UDEV = Path("/run/udev")
+"""By what is in it libudev sees that there is a udevd, without which it is deaf in a /dev that is no devtmpfs."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ def libvirtd(inside: Inside, root: ManagementRoot, folder: Path) -> Iterator[Lib
         own.mkdir(parents=True)
         inside.bind(own, root.path / name)
     (folders["var"] / "run").symlink_to("/run")
+    if _UDEV.is_dir():
+        (folders["run"] / "udev").mkdir()
+        inside.bind(_UDEV, root.path / "run/udev")
     for name in ("sys", "dev", "proc"):
         inside.bind(Path("/") / name, root.path / name, recursive=True)
     libvirt = Libvirt(inside, root, folder / "log")
@@ -54,4 +59,6 @@ def libvirtd(inside: Inside, root: ManagementRoot, folder: Path) -> Iterator[Lib
             sleep(0.05)
         yield libvirt
     finally:
-        inside.stop(pid)  # with which status is its own affair: one that was still busy beginning has another
+        # With which status is its own affair. libvirt 11.3 now and then never ends: a thread of its node devices waits
+        # for a lock that another had when it ended.
+        inside.stop(pid, seconds=3)

@@ -35,6 +35,8 @@ def _make_reachable(folders: list[Path]) -> None:
     opened = {folder: os.open(folder, os.O_PATH | os.O_DIRECTORY) for folder in folders}
     for folder, fd in opened.items():
         for above in reversed(folder.parents):
+            if not above.exists():  # within one that was replaced for another folder
+                break
             if not above.stat().st_mode & stat.S_IXOTH:
                 _mount_tmpfs(above)
                 break

@@ -71,6 +71,12 @@ def test_input_and_output_are_the_programs(daemon: RunningDaemon) -> None:
     assert (done.stdout, done.stderr) == ("said", "told\n")
 
 
+def test_standard_output_may_be_closed(daemon: RunningDaemon) -> None:
+    words = ["bash", "-c", 'exec "$@" >&-', "bash", *command(daemon, "--", "sh", "-c", "echo told >&2")]
+    done = finished(words)
+    assert (done.returncode, done.stderr) == (0, "told\n")
+
+
 def test_the_program_finds_signals_as_any_other_does(daemon: RunningDaemon) -> None:
     """Python ignores SIGPIPE, and a program would inherit that."""
     words = ["grep", "Sig[BIC]", "/proc/self/status"]

@@ -85,5 +85,7 @@ def test_where_user_namespaces_are_forbidden_the_setting_is_named(daemon: Runnin
     said = refusal([*in_a_namespace, *unprivileged, *command(daemon, "--", "true")])
     assert said == (
         "mdev-user: /sys cannot be composed here: expected root, or user namespaces for ordinary users, given "
-        "unshare: No space left on device: as root, write something else than 0 to /proc/sys/user/max_user_namespaces\n"
+        "unshare: No space left on device: as root, write something else than 0 to /proc/sys/user/max_user_namespaces; "
+        "without `run` the tree is RUN/root/sys, and QEMU 10.1 or later uses an mdev by its socket "
+        "(`mdev-user qemu-args`)\n"
     )

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from good import Card, Descriptor, Engine, Mode, Monitor, Regs, Slice
+from good import Card, Descriptor, Drawing, Engine, Gpu, Mode, Monitor, Regs, Renderer, Rendering, Slice
 
 from mdev_user.driver import (
     U32,
     Alias,
+    AttributeGroup,
     Bar,
+    Chain,
     DeviceRegion,
     Function,
     Instances,
@@ -23,6 +25,9 @@ from mdev_user.driver import (
     Ref,
     Register,
     Saved,
+    Share,
+    VirtioFunction,
+    Virtqueue,
     job,
     on_read,
     on_write,
@@ -88,6 +93,13 @@ def statements(dev: Engine) -> None:
     dev.vram = bytes(16)  # mistake (mypy, pyright): memory is written, not replaced
 
 
+async def calls(dev: Rendering) -> None:
+    await dev.renderer.call(Renderer.submit, "1", b"")  # mistake (mypy, pyright): wrong argument of a call
+    await dev.renderer.call(Renderer.submit, 1)  # mistake (mypy, pyright): missing argument of a call
+    await dev.renderer.call(Drawing.reset, 1)  # mistake (mypy, pyright): no method of the program
+    dev.frames = await dev.renderer.call(Renderer.fence, 1)  # mistake (mypy, pyright): it answers text
+
+
 async def awaits(dev: Engine) -> None:
     sleep(1)  # mistake (mypy, pyright): not awaited
     dev.regs.number = dev.dma.read(0, 4)  # mistake (mypy, pyright): not awaited
@@ -118,6 +130,41 @@ class Ports(DeviceRegion, index=9, io=True): ...  # mistake (mypy, pyright, impo
 
 Alias(Regs, index=9)  # mistake (mypy, pyright, import): an alias is of a memory
 Instances("4")  # mistake (mypy, pyright, import): a number of instances
+
+
+class Board: ...
+
+
+AttributeGroup("weight")  # mistake (mypy, pyright, import): a group is of attributes, not of names
+Share("4")  # mistake (mypy, pyright, import): a weight is a number, or an attribute of numbers
+
+
+def backends(dev: Drawing, plain: Engine) -> None:
+    print(dev.backend.nodes)  # mistake (mypy, pyright): misspelt attribute of the backend
+    print(plain.backend.node)  # mistake (mypy, pyright): a function without brackets for it has no backend
+    dev.drawing.turn("5")  # mistake (mypy, pyright): a cost is a number
+    dev.drawing = 5  # mistake (mypy, pyright): a share is used, not set
+
+
+async def turns(dev: Drawing) -> None:
+    dev.drawing.frame()  # mistake (mypy, pyright): not awaited
+    with dev.drawing.turn(5):  # mistake (mypy, pyright): async with
+        pass
+
+
+class NoBackend(Parent[Slice]):
+    function = Drawing  # mistake (mypy, pyright, import): its backend is a Gpu, and this parent has none
+    count = Instances(1)
+    types = {"1": Slice(engines=1, memory=1)}
+
+
+class OtherBackend(Parent[Slice, Gpu]):
+    function = Drawing
+    count = Instances(1)
+    types = {"1": Slice(engines=1, memory=1)}
+
+    def open(self) -> Board:  # mistake (mypy, pyright): the backend is a Gpu
+        return Board()
 
 
 @on_write(Monitor.widht)  # mistake (mypy, pyright, import): misspelt register of a region
@@ -153,6 +200,49 @@ class Sync(Function[Slice]):
 
     @job()  # mistake (mypy, pyright, import): a job is async
     def slow(self) -> None: ...
+
+
+class Plain(VirtioFunction[Slice]):
+    virtio_id = 4
+    requests = Virtqueue(size=64)
+
+    @requests.served  # mistake (mypy, pyright, import): a queue is served by an async def
+    def fill(self, chain: Chain) -> None: ...
+
+
+class Streamless(VirtioFunction[Slice]):
+    virtio_id = 4
+    requests = Virtqueue(size=64)
+
+    @requests.served  # mistake (mypy, pyright): it gets a chain
+    async def fill(self, chain: bytes) -> None: ...
+
+
+class Kindless(VirtioFunction[Slice]):
+    virtio_id = "rng"  # mistake (mypy, pyright, import): kinds of devices are numbers
+    requests = Virtqueue(size=64)
+
+    @requests.served
+    async def fill(self, chain: Chain) -> None: ...
+
+
+class Wordy(VirtioFunction[Slice]):
+    virtio_id = 4
+    requests = Virtqueue(size=64)
+
+    @requests.served
+    async def fill(self, chain: Chain) -> None:
+        await chain.write("text")  # mistake (mypy, pyright): a chain takes bytes
+
+
+class Unserved(VirtioFunction[Slice]):  # mistake (import): nothing serves the queue
+    virtio_id = 4
+    requests = Virtqueue(size=64)
+
+
+class Sized(VirtioFunction[Slice]):
+    virtio_id = 4
+    requests = Virtqueue(size=48)  # mistake (import): not a power of two
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from mdev_user.driver import (
     WO,
     Alias,
     Attribute,
+    AttributeGroup,
     Bar,
+    Chain,
     DeviceRegion,
     DmaFault,
     Each,
@@ -31,10 +33,17 @@ from mdev_user.driver import (
     Message,
     MiB,
     Parent,
+    Part,
+    Parts,
     PciExpress,
     PciId,
+    Pending,
+    Policy,
     Pool,
+    Process,
+    ProcessEnded,
     Profile,
+    Program,
     Ref,
     RegionType,
     Register,
@@ -42,8 +51,12 @@ from mdev_user.driver import (
     ResetKind,
     Saved,
     Session,
+    Share,
     Table,
     VendorSpecific,
+    VirtioConfig,
+    VirtioFunction,
+    Virtqueue,
     attribute,
     job,
     on_read,
@@ -53,6 +66,7 @@ from mdev_user.driver import (
     pending,
     sleep,
 )
+from mdev_user.driver import Engine as DrawingEngine
 from mdev_user.testing import Guest
 
 
@@ -214,6 +228,129 @@ class Few(Parent[Slice]):
     function = Engine
     count = Instances(2)
     types = {"1": Slice(engines=1, memory=MiB)}
+
+
+class Settings(VirtioConfig):
+    volume = U8(0)
+
+
+class Speaker(VirtioFunction[Slice]):
+    virtio_id = 25
+    offers = 1 << 3
+    settings, played = Settings(), Saved(0)
+    sound, events = Virtqueue(size=64), Virtqueue(size=4)
+
+    @sound.served
+    async def play(self, chain: Chain) -> None:
+        data = await chain.read(chain.readable)
+        await chain.write(data[: chain.writable])
+        self.played += len(data) + chain.written
+
+    @events.served
+    async def keep(self, chain: Chain) -> None: ...
+
+    @on_write(Settings.volume)
+    def turn(self, volume: int) -> None:
+        self.settings.volume = min(volume, 11) if self.negotiated & self.offers else 0
+        self.config_changed()
+
+
+class Gpu:
+    """What the mdevs of a parent share."""
+
+    def __init__(self, drawing: DrawingEngine) -> None:
+        self.drawing, self.node = drawing, "card0"
+
+
+class Monitors(Part[Slice, Gpu]):
+    heads = Saved(0)
+
+    def opened(self) -> None:
+        self.heads = len(self.backend.node)
+
+
+class Drawing(Function[Slice, Gpu]):
+    identity = PciId(vendor=0x1DE5, device=2, class_code=0x038000)
+    regs, monitors = Regs(), Parts(Monitors, count=1)
+    weight = Attribute(4, range=(1, 16), group="scheduling")
+    limit = Attribute(0, range=(0, 240), group="scheduling")
+    schedule = AttributeGroup(weight, limit, group="scheduling")
+    drawing = Share(weight, frame_rate=limit, engine=lambda gpu: gpu.drawing)
+
+    @job()
+    async def draw(self, pixels: int) -> None:
+        await self.drawing.frame()
+        async with self.drawing.turn(pixels):
+            self.regs.number = len(self.backend.node)
+        async with self.drawing.turn() as turn:
+            turn.cost = 0.5
+
+    @attribute(group="scheduling")
+    def drawn(self) -> int:
+        return int(self.drawing.given)
+
+
+class Graphics(Parent[Slice, Gpu]):
+    function = Drawing
+    count = Instances(2)
+    types = {"1": Slice(engines=1, memory=MiB)}
+    policy = Attribute(Policy.BEST_EFFORT)
+
+    def open(self) -> Gpu:
+        return Gpu(DrawingEngine(lambda: self.policy, whole=16))
+
+    def close(self, backend: Gpu) -> None:
+        backend.node = ""
+
+
+class Rotating(VirtioFunction[Slice, DrawingEngine]):
+    virtio_id = 25
+    requests, share = Virtqueue(size=64), Share(2)
+
+    @requests.served
+    async def serve(self, chain: Chain) -> None:
+        async with self.share.turn(chain.readable + 1):
+            await chain.write(bytes(chain.writable))
+        print(self.backend.policy.name)
+
+
+class Renderer(Program):
+    def __init__(self, textures: int) -> None:
+        self._textures = textures
+
+    def submit(self, context: int, data: bytes, *, last: bool = False) -> int:
+        return len(data) + context + last
+
+    def fence(self, number: int) -> Pending[str]:
+        pending = Pending[str]()
+        self.after(0.1, lambda: pending.done(str(number)))
+        return pending
+
+
+class Rendering(Function[Slice]):
+    identity = PciId(vendor=0x1DE5, device=1, class_code=0x120000)
+    renderer = Process(Renderer, arguments=lambda profile: (profile.memory,), buffer=lambda profile: profile.memory)
+    frames = Saved(0)
+
+    @renderer.ended
+    def renderer_ended(self, error: ProcessEnded) -> None:
+        self.frames = len(str(error))
+
+    @job()
+    async def draw(self, data: bytes) -> None:
+        self.frames = await self.renderer.call(Renderer.submit, 1, data, last=True)
+        name: str = await self.renderer.call(Renderer.fence, 3)
+        timed = await self.renderer.timed(Renderer.submit, 1, name.encode())
+        self.frames = timed.value + int(timed.seconds) + len(self.renderer.buffer) + self.renderer.alive
+
+
+class Rotators(Parent[Slice, DrawingEngine]):
+    function = Rotating
+    count = Instances(2)
+    types = {"1": Slice(engines=1, memory=MiB)}
+
+    def open(self) -> DrawingEngine:
+        return DrawingEngine()
 
 
 def names(engine: Engine) -> tuple[int, Mode, Speed, Descriptor | None, int]:

@@ -23,6 +23,7 @@ _COMMANDS = {
     "show": "show",
     "trace": "trace",
     "events": "events",
+    "screenshot": "screenshot",
     "create": "create",
     "remove": "remove",
     "save": "save",

@@ -11,7 +11,9 @@ from msgspec import Struct
 from mdev_user.cli.machine import Machine
 from mdev_user.daemon.run_dir import RunDir, default_run_dir
 from mdev_user.errors import ConfigError, InvalidValue
-from mdev_user.guests.rig import DEVICE, find_rig, has_device, parse_version
+from mdev_user.guests.qemu import VFIO_PCI, VFIO_USER_PCI, has_device, parse_version
+from mdev_user.guests.rig import find_rig
+from mdev_user.uapi.launcher import LEAST_LIMIT
 from mdev_user.vfio_user.loops import CHOICE, choose
 
 
@@ -168,9 +170,15 @@ def _memfd(subject: Subject) -> Answer:
     if error is None:
         return _ok("a sealed memfd can be made")
     return _problem(
-        f"a memfd of 9 TiB cannot be made: {error.strerror}",
+        f"a memfd of 4 EiB cannot be made: {error.strerror}",
         "`sysctl vm.memfd_noexec=1` (2 refuses it), and `ulimit -f unlimited`",
     )
+
+
+def _control_groups(subject: Subject) -> Answer:
+    """Whether a daemon that is started from here bounds processes of mdevs by them. It has other limits, too."""
+    reason = subject.machine.why_no_control_groups()
+    return _ok(f"not from here: {reason}" if reason else "a daemon that is started from here has some")
 
 
 def _qemu(subject: Subject) -> Answer:
@@ -179,9 +187,12 @@ def _qemu(subject: Subject) -> Answer:
     if path is None:
         return _without_qemu("no qemu-system-x86_64 in PATH")
     version = parse_version(machine.output(path, "--version"))
-    if not has_device(machine.output(path, "-device", "help")):
-        return _without_qemu(f"QEMU {version} has no {DEVICE}")
-    return _ok(f"QEMU {version} with {DEVICE}")
+    help_text = machine.output(path, "-device", "help")
+    if has_device(help_text):
+        return _ok(f"QEMU {version} with {VFIO_USER_PCI}")
+    if has_device(help_text, VFIO_PCI) and not _no_vfio_in_run(machine):
+        return _ok(f"QEMU {version} with {VFIO_PCI}, under `mdev-user run`")
+    return _without_qemu(f"QEMU {version} has no {VFIO_USER_PCI}")
 
 
 def _without_qemu(found: str) -> Answer:
@@ -200,6 +211,27 @@ def _yama(subject: Subject) -> Answer:
         return _ok(f"ptrace_scope {text}")
     cure = "`mdev-user run` cannot reach its command's memory: `sysctl kernel.yama.ptrace_scope=1` as root"
     return _warning(f"ptrace_scope {text}", f"{cure}{' (from 3, only after a reboot)' if text == '3' else ''}")
+
+
+def _vfio_in_run(subject: Subject) -> Answer:
+    """Whether `run` can answer VFIO's system calls; without that it still shows the tree."""
+    reason = _no_vfio_in_run(subject.machine)
+    if reason:
+        return _warning(reason, "`mdev-user run --sysfs-only` works, and QEMU 10.1 or later with an mdev's socket")
+    return _ok("`mdev-user run` can offer /dev/vfio and /dev/iommu")
+
+
+def _no_vfio_in_run(machine: Machine) -> str:
+    if machine.architecture != "x86_64":
+        return f"the architecture is {machine.architecture}, and `run` offers devices on x86_64"
+    if _version(machine.kernel) < (5, 19):
+        return f"Linux {machine.kernel}, and `run` offers devices from 5.19 on"
+    if "user_notif" not in (machine.text("/proc/sys/kernel/seccomp/actions_avail") or "").split():
+        return "this kernel has no seccomp user notification (CONFIG_SECCOMP_FILTER)"
+    most = machine.hard_limit(resource.RLIMIT_NOFILE)
+    if most is not None and most < LEAST_LIMIT:
+        return f"`ulimit -Hn` is {most}, and `run` needs {LEAST_LIMIT} to offer devices"
+    return ""
 
 
 # sysctl, the value that forbids user namespaces to ordinary users, and the one that allows them
@@ -269,6 +301,20 @@ def _access_loop(subject: Subject) -> Answer:
     return _ok(f"{name}: {reason}")
 
 
+_RENDERER = {"libvirglrenderer.so.1": "libvirglrenderer1", "libEGL.so.1": "libegl1", "libOpenGL.so.0": "libopengl0"}
+_MESA = "libegl-mesa0 libgl1-mesa-dri"
+
+
+def _renderer(subject: Subject) -> Answer:
+    """What draws for the mdevs of vgpu, without which they have no 3D."""
+    errors = [error for name in _RENDERER if (error := subject.machine.library_error(name))]
+    if not errors:
+        return _ok("virglrenderer can be loaded")
+    return _warning(
+        errors[0], f"for 3D in vgpu's guests: `apt install {' '.join(_RENDERER.values())} {_MESA}` (Debian)"
+    )
+
+
 CHECKS: dict[str, Callable[[Subject], Answer]] = {
     "kernel": _kernel,
     "python": _python,
@@ -281,8 +327,11 @@ CHECKS: dict[str, Callable[[Subject], Answer]] = {
     "open files": _open_files,
     "memory limits": _memory_limits,
     "memfd": _memfd,
+    "control groups": _control_groups,
     "access loop": _access_loop,
     "qemu": _qemu,
+    "renderer": _renderer,
     "yama": _yama,
+    "devices in run": _vfio_in_run,
     "user namespaces": _user_namespaces,
 }

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,9 @@ from mdev_user.daemon.run_dir import RunDir, mounts_below
 from mdev_user.errors import AlreadyExists, MdevUserError
 from mdev_user.guests import serial
 from mdev_user.guests.archive import RigError
+from mdev_user.guests.arguments import run_command, vfio_arguments
 from mdev_user.guests.builtin import BuiltinGuest
+from mdev_user.guests.qemu import VFIO_PCI, VFIO_USER_PCI
 from mdev_user.guests.rig import Rig, build_rig
 from mdev_user.guests.serial import Exchange
 from mdev_user.guests.vm import Guest
@@ -70,9 +72,10 @@ def demo() -> None:
     """Cut one parent device into two mdevs and let two guests use them at the same time."""
     console = Console()
     console.soft_wrap = True
-    rig = _rig(console)
-    with _daemon() as client:
-        proofs = _scenario(console, client, rig)
+    with _daemon() as daemon:
+        rig = _rig(console, daemon.devices())
+        console.print(_way(rig))
+        proofs = _scenario(console, daemon, rig)
     console.print(_table(proofs))
     failed = [each.fact for each in proofs if not each.holds]
     if failed:
@@ -80,24 +83,60 @@ def demo() -> None:
         raise typer.Exit(1)
 
 
-def _rig(console: Console) -> Rig | None:
+def _rig(console: Console, devices: Sequence[str]) -> Rig | None:
     try:
-        return build_rig(lambda line: console.print(line, style="dim"))
+        return build_rig(lambda line: console.print(line, style="dim"), devices=devices)
     except RigError as error:
-        console.print(f"No QEMU with vfio-user-pci here ({error}); the built-in vfio-user client is the guest.")
+        console.print(f"No QEMU with {' or '.join(devices)} here ({error}).")
         return None
 
 
+def _way(rig: Rig | None) -> str:
+    """By which way the guests have their mdevs."""
+    if rig is None:
+        return "The guests: the built-in vfio-user client."
+    if rig.device == VFIO_PCI:
+        return f"The guests: this machine's QEMU {rig.qemu_version}, by vfio-pci under `mdev-user run`."
+    return f"The guests: QEMU {rig.qemu_version}, by vfio-user-pci."
+
+
+@dataclass(frozen=True)
+class _Daemon:
+    """The demo's own daemon."""
+
+    place: RunDir
+    client: Client
+
+    def devices(self) -> list[str]:
+        """Which of QEMU's devices an mdev can be here, the preferred one first."""
+        return [VFIO_USER_PCI, *([VFIO_PCI] if self._runs() else [])]
+
+    def _runs(self) -> bool:
+        command = [*run_command(self.place.path), "test", "-c", "/dev/vfio/vfio"]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        return done.returncode == 0
+
+    def guest(self, rig: Rig, uuid: UUID) -> Guest:
+        """A guest with an mdev, by the way that its QEMU has."""
+        if rig.device == VFIO_PCI:
+            return Guest(rig, arguments=vfio_arguments(uuid), launcher=run_command(self.place.path))
+        return Guest(rig, [self.socket(uuid)])
+
+    def socket(self, uuid: UUID) -> Path:
+        return Path(self.client.mdev(uuid).socket)
+
+
 @contextmanager
-def _daemon() -> Iterator[Client]:
+def _daemon() -> Iterator[_Daemon]:
     """A daemon of our own, with a run directory of its own, so that one that is running is left alone."""
     folder = Path(tempfile.mkdtemp(prefix="mdev-demo-"))
     command = [*PYTHON, "mdev_user", "serve", "--run-dir", str(folder), "--log-level", "warning", "mtty"]
     with subprocess.Popen(command) as process:
         try:
-            client = Client(RunDir(folder))
-            _wait_until_ready(client, process)
-            yield client
+            place = RunDir(folder)
+            daemon = _Daemon(place, Client(place))
+            _wait_until_ready(daemon.client, process)
+            yield daemon
         finally:
             process.terminate()
     if not mounts_below(folder.resolve()):  # never delete through a mount
@@ -116,9 +155,9 @@ def _wait_until_ready(client: Client, process: subprocess.Popen[bytes]) -> None:
     raise MdevUserError("the daemon did not start; its log is above")
 
 
-def _scenario(console: Console, client: Client, rig: Rig | None) -> list[Proof]:
+def _scenario(console: Console, daemon: _Daemon, rig: Rig | None) -> list[Proof]:
     """Create, use at the same time, look, remove; every step leaves its proof."""
-    tree = _Tree(client)
+    tree = _Tree(daemon.client)
     before = tree.available()
     console.print(f"\nOne parent, [bold]mtty[/bold]: {before} ports to share. The tree: {tree.root}")
     uuids = [uuid4(), uuid4()]
@@ -132,10 +171,10 @@ def _scenario(console: Console, client: Client, rig: Rig | None) -> list[Proof]:
     ]
     with ExitStack() as guests:
         console.print("\nStarting two guests" + (" (Linux in QEMU, emulated: some ten seconds) ..." if rig else " ..."))
-        pair = _start(guests, rig, [Path(client.mdev(uuid).socket) for uuid in uuids])
+        pair = _start(guests, rig, daemon, uuids)
         for name, guest in zip("AB", pair, strict=True):
             console.print(f"  guest {name}: {guest.describe()}")
-        proofs += _use(console, client, uuids, pair)
+        proofs += _use(console, daemon.client, uuids, pair)
     for uuid in uuids:
         tree.remove(uuid)
     after = tree.available()
@@ -143,10 +182,10 @@ def _scenario(console: Console, client: Client, rig: Rig | None) -> list[Proof]:
     return proofs
 
 
-def _start(guests: ExitStack, rig: Rig | None, sockets: list[Path]) -> list[SerialGuest]:
+def _start(guests: ExitStack, rig: Rig | None, daemon: _Daemon, uuids: list[UUID]) -> list[SerialGuest]:
     if rig is None:
-        return [guests.enter_context(BuiltinGuest(socket)) for socket in sockets]
-    booting = [Guest(rig, [socket]) for socket in sockets]
+        return [guests.enter_context(BuiltinGuest(daemon.socket(uuid))) for uuid in uuids]
+    booting = [daemon.guest(rig, uuid) for uuid in uuids]
     for guest in booting:
         guests.callback(guest.close)
         guest.start()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from mdev_user.daemon.run_dir import mounts_below
 from mdev_user.guests.foreign import program_output
+from mdev_user.host.program.groups import refusal
+from mdev_user.vfio.requests import MOST_REGIONS, region_offset
 from mdev_user.vfio_user.loops import why_not_native
 
 
@@ -21,12 +23,14 @@ class Machine:
     uid: int
     environment: Mapping[str, str]
     kernel: str
+    architecture: str
     python: str
 
     def __init__(self) -> None:
         self.uid = os.geteuid()
         self.environment = os.environ
         self.kernel = platform.release()
+        self.architecture = platform.machine()
         self.python = platform.python_version()
 
     def text(self, path: str) -> str | None:
@@ -44,14 +48,18 @@ class Machine:
             return error
         return None
 
+    def why_no_control_groups(self) -> str:
+        """Why a daemon that is started from here has none for the processes of its mdevs; empty where it has."""
+        return refusal()
+
     def memfd_error(self) -> OSError | None:
-        """What making a sealable memfd of 9 TiB, as an mdev's regions are kept in, fails with."""
+        """What making a sealable memfd of 4 EiB, as an mdev's regions are kept in, fails with."""
         try:
             fd = os.memfd_create("mdev-user-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError as error:
             return error
         try:
-            os.ftruncate(fd, 9 << 40)
+            os.ftruncate(fd, region_offset(MOST_REGIONS))
         except OSError as error:
             return error
         finally:
@@ -80,6 +88,14 @@ class Machine:
     def native_loop_error(self) -> str:
         """Why accesses are not answered by the native loop; empty when it is there."""
         return why_not_native()
+
+    def library_error(self, name: str) -> str:
+        """Why a library cannot be loaded; empty when it can."""
+        try:
+            ctypes.CDLL(name)
+        except OSError as error:
+            return str(error)
+        return ""
 
     def libfuse_version(self) -> str | None:
         """The version of libfuse 3."""

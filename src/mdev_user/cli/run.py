@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
 from errno import ENOENT, ENOEXEC, ENOTDIR
+from functools import partial
 from typing import Annotated, NoReturn
 
 import typer
@@ -18,6 +19,7 @@ from mdev_user.daemon.run_dir import RUN_DIR_VARIABLE, RunDir
 from mdev_user.errors import ConfigError, MountError, NoDevice
 from mdev_user.sysfs.merged import MERGED
 from mdev_user.sysfs.namespace import Surroundings, enter
+from mdev_user.uapi.launcher import Launch, Numbers, Serve, is_served
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 """What shells say of a command that is not there, and of one that cannot be executed."""
@@ -36,8 +38,8 @@ def run(
     command: Annotated[
         list[str] | None, typer.Argument(metavar="COMMAND [ARG]", help="The program (default: $SHELL).")
     ] = None,
-    _sysfs_only: Annotated[
-        bool, typer.Option("--sysfs-only", help="Show /sys alone, and no devices; so far that is all there is.")
+    sysfs_only: Annotated[
+        bool, typer.Option("--sysfs-only", help="Start no supervisor: the VFIO nodes in /dev are seen, but none opens.")
     ] = False,
     events: Annotated[
         Events,
@@ -48,7 +50,7 @@ def run(
     ] = Events.NONE,
     run_dir: RunDirOption = None,
 ) -> None:
-    """Run a program that sees the mdev tree in /sys, beside all that the machine has there.
+    """Run a program that sees the mdevs in /sys and /dev/vfio, beside all that the machine has there.
 
     It replaces this command, so its exit status, signals and terminal are its own; when it and what it started have
     ended, nothing of it is left. 127: there is no such program; 126: it cannot be executed.
@@ -57,16 +59,40 @@ def run(
     if events is Events.HOST and os.geteuid() != 0:
         raise ConfigError("--events=host tells the whole machine, which takes root; --events=private does not")
     _check_tree(place)
-    enter(Surroundings(place.sys, place.root / "etc" / "mdevctl.d", own_network=events is Events.PRIVATE))
+    launch = None if sysfs_only else Launch(partial(_supervise, place))
+    enter(_surroundings(place, events))
     if events is not Events.NONE:
         from mdev_user.daemon.announcer import start_announcer  # noqa: PLC0415 - only who wants it waits for it
 
         start_announcer(place)
+    if launch is not None:
+        launch.begin(is_served)
     _become(command or [_shell()], {**os.environ, RUN_DIR_VARIABLE: str(place.path), **_FOR_LIBUDEV})
+
+
+def _surroundings(place: RunDir, events: Events) -> Surroundings:
+    return Surroundings(
+        place.sys,
+        place.root / "etc" / "mdevctl.d",
+        own_network=events is Events.PRIVATE,
+        listens=events is not Events.NONE,
+    )
 
 
 _FOR_LIBUDEV = {"SYSTEMD_DEVICE_VERIFY_SYSFS": "0"}
 """Else it takes /sys for no sysfs, by statfs(2), and finds no devices (systemd: docs/ENVIRONMENT.md)."""
+
+
+def _supervise(place: RunDir) -> Serve:
+    """In the supervisor's process."""
+    from mdev_user.uapi.opening import Opener  # noqa: PLC0415 - takes long, and is done beside what the program does
+    from mdev_user.uapi.supervisor import Supervisor, end_process  # noqa: PLC0415 - as above
+
+    def serve(listener: int, numbers: Numbers) -> NoReturn:
+        Supervisor(listener, numbers.base, numbers.limit, Opener(place.sys, place.devices)).serve()
+        end_process()
+
+    return serve
 
 
 def _check_tree(place: RunDir) -> None:
@@ -98,7 +124,8 @@ def _shell() -> str:
 def _become(command: list[str], environment: Mapping[str, str]) -> NoReturn:
     for number in _IGNORED_BY_PYTHON:
         signal.signal(number, signal.SIG_DFL)
-    sys.stdout.flush()
+    with suppress(AttributeError):  # it may be closed: None then, of which its type knows nothing
+        sys.stdout.flush()
     try:
         _execute(command, environment)
     except OSError as error:

@@ -133,6 +133,7 @@ def _mdev_rows(mdev: MdevDetail) -> list[list[object]]:
         ["used by", user(mdev.client) or _NOBODY[mdev.parked]],
         ["last disconnect", _one_line(mdev.last_disconnect)],
         ["last move", _one_line(mdev.last_move)],
+        ["not migratable", _one_line(mdev.unmigratable)],
     ]
     return [row for row in rows if row[1] is not None and row[1] != ""]
 

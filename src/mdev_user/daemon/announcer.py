@@ -1,10 +1,7 @@
 """A process beside a program: it tells libudev's listeners of the daemon's uevents while the program runs."""
 
 import os
-import signal
 import syslog
-import traceback
-from collections.abc import Callable
 from contextlib import closing
 from typing import NoReturn
 
@@ -13,10 +10,10 @@ from mdev_user.daemon.client import Client
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.errors import MdevUserError
 from mdev_user.sysfs.netlink import UdevSender
+from mdev_user.uapi.processes import begin_session, let_go
 
 _READY = b"ready"
 _MOST = 4096
-_STANDARD = (0, 1, 2)
 
 
 def start_announcer(run_dir: RunDir) -> None:
@@ -30,7 +27,7 @@ def start_announcer(run_dir: RunDir) -> None:
     heard, says = os.pipe()
     between = os.fork()
     if not between:
-        _begin_session(lambda: _announce(run_dir, program, says))
+        begin_session(lambda: _announce(run_dir, program, says))
     os.close(says)
     os.close(program)
     os.waitpid(between, 0)
@@ -40,20 +37,8 @@ def start_announcer(run_dir: RunDir) -> None:
         raise MdevUserError(f"no uevents can be told: {answer.decode(errors='replace') or 'who tells them died'}")
 
 
-def _begin_session(work: Callable[[], NoReturn]) -> NoReturn:
-    """In the child: become nobody's child, in a session without a terminal."""
-    try:
-        os.setsid()
-        if not os.fork():
-            work()
-    except BaseException:  # noqa: BLE001 - nobody is above this to see it
-        traceback.print_exc()
-    finally:
-        os._exit(0)
-
-
 def _announce(run_dir: RunDir, program: int, says: int) -> NoReturn:
-    _let_go(program, says)
+    let_go(program, says)
     answer = [_READY]
 
     def ready() -> None:
@@ -70,16 +55,3 @@ def _announce(run_dir: RunDir, program: int, says: int) -> NoReturn:
         else:
             syslog.syslog(syslog.LOG_ERR, f"mdev-user: no more uevents are told: {text}")
     os._exit(0)
-
-
-def _let_go(*kept: int) -> None:
-    """Of everything of the program's but these: who waits for the end of its output must not wait for us."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for fd in _STANDARD:
-        os.dup2(nothing, fd)
-    most = max(kept)
-    for fd in range(len(_STANDARD), most):
-        if fd not in kept:
-            os.closerange(fd, fd + 1)
-    os.closerange(most + 1, os.sysconf("SC_OPEN_MAX"))
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -126,6 +126,14 @@ class Client:
     def unmodelled(self, uuid: UUID) -> Unmodelled:
         return self._call("GET", f"/v1/mdevs/{uuid}/unmodelled", Unmodelled)
 
+    def screenshot(self, uuid: UUID, head: int = 0, level: int = 0, *, pointer: bool = False) -> bytes:
+        """A PNG of what is on a head, the ``pointer`` drawn on top of it, compressed by zlib's ``level``."""
+        query = urlencode({"head": head, "level": level, "pointer": "true" if pointer else "false"})
+        status, data = self._exchange("GET", f"/v1/mdevs/{uuid}/screenshot?{query}", None, _ANSWER_SECONDS)
+        if status >= 300:
+            raise self._refused(data)
+        return data
+
     def snapshot(self) -> SnapshotView:
         return self._call("GET", "/v1/events/snapshot", SnapshotView)
 

@@ -10,6 +10,8 @@ GET    /v1/mdevs                           [MdevView]
 GET    /v1/mdevs/{uuid}                    MdevDetail
 GET    /v1/mdevs/{uuid}/values             ValuesView
 GET    /v1/mdevs/{uuid}/unmodelled         Unmodelled
+GET    /v1/mdevs/{uuid}/screenshot?head=N&pointer=true&level=L   a PNG (image/png): what is on head N (default: 0), the
+                                           pointer on top of it (default: false), compressed by zlib's level L (0)
 GET    /v1/mdevs/{uuid}/trace              a TraceLine per line, for as long as the client reads
 GET    /v1/events?after=N&daemon=D&follow=true   a UeventLine per line: those after number N (default: all that are
                                            kept) of the start D of the daemon, and with follow those to come; with
@@ -51,6 +53,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from mdev_user.daemon.operations import Operations, Trace, Uevents
+from mdev_user.daemon.png import LEVELS
+from mdev_user.daemon.sending import MOST_SENDING, Connection, PngResponse
 from mdev_user.daemon.views import UeventLine
 from mdev_user.errors import InvalidValue, MdevUserError, errno_of
 from mdev_user.host.purpose import Purpose
@@ -137,7 +141,7 @@ class ControlServer:
         self._lent = lent
         config = uvicorn.Config(
             make_app(operations, lambda: self._server.should_exit),
-            http="h11",
+            http=Connection,
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -221,6 +225,7 @@ def make_app(operations: Operations, is_ending: Callable[[], bool]) -> Starlette
         Route("/v1/mdevs/{uuid}", api.mdev, methods=["GET"]),
         Route("/v1/mdevs/{uuid}/values", api.values, methods=["GET"]),
         Route("/v1/mdevs/{uuid}/unmodelled", api.unmodelled, methods=["GET"]),
+        Route("/v1/mdevs/{uuid}/screenshot", api.screenshot, methods=["GET"]),
         Route("/v1/mdevs/{uuid}/trace", api.trace, methods=["GET"]),
         Route("/v1/mdevs/{uuid}", api.remove, methods=["DELETE"]),
         Route("/v1/mdevs/{uuid}/migration", api.migration, methods=["POST"]),
@@ -249,6 +254,7 @@ class _Api:
         self._changes = CapacityLimiter(MOST_CHANGES)
         self._traces = CapacityLimiter(MOST_TRACES)
         self._followers = CapacityLimiter(MOST_FOLLOWERS)
+        self._screenshots = CapacityLimiter(MOST_SENDING)
 
     async def status(self, request: Request) -> Response:
         return await self._read(request, self._operations.status)
@@ -273,6 +279,16 @@ class _Api:
     async def unmodelled(self, request: Request) -> Response:
         uuid = _uuid(request)
         return await self._read(request, lambda: self._operations.unmodelled(uuid))
+
+    async def screenshot(self, request: Request) -> Response:
+        uuid = _uuid(request)
+        query = _query(request, ("head", "pointer", "level"))
+        head, level, pointer = _count(query, "head"), _count(query, "level"), _truth(query, "pointer")
+        if level not in LEVELS:
+            raise InvalidValue(f"expected level to be from {LEVELS[0]} to {LEVELS[-1]}, given {level}")
+        return PngResponse(
+            lambda: self._operations.screenshot(uuid, head, level, pointer=pointer), self._screenshots, self._is_ending
+        )
 
     async def trace(self, request: Request) -> Response:
         """Until the client hangs up. One that reads slowly is waited for here: the guest never is."""
@@ -420,11 +436,14 @@ def _truth(query: Mapping[str, str], key: str) -> bool:
 
 
 def _number(query: Mapping[str, str]) -> int | None:
-    text = query.get("after")
-    if text is None:
-        return None
+    return _count(query, "after", "the number of a uevent") if "after" in query else None
+
+
+def _count(query: Mapping[str, str], key: str, what: str = "a number from 0") -> int:
+    """0 where none is given."""
+    text = query.get(key, "0")
     if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
-        raise InvalidValue(f"expected after to be the number of a uevent, given {text[:60]!r}")
+        raise InvalidValue(f"expected {key} to be {what}, given {text[:60]!r}")
     return int(text)
 
 

@@ -6,8 +6,9 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
@@ -23,8 +24,10 @@ from mdev_user.daemon.events import EventLog, EventReader
 from mdev_user.daemon.listening import Lent
 from mdev_user.daemon.notify import notify
 from mdev_user.daemon.parents import Parents
+from mdev_user.daemon.png import Bytes, Png
 from mdev_user.daemon.reload import FileWatch
 from mdev_user.daemon.run_dir import RunDir, remove_device_folder
+from mdev_user.daemon.screenshots import PictureFiles, encoded
 from mdev_user.daemon.specification import parse_parent
 from mdev_user.daemon.views import (
     ClientView,
@@ -38,6 +41,7 @@ from mdev_user.daemon.views import (
     ValuesView,
 )
 from mdev_user.errors import Busy, ConfigError, MdevUserError, MountError, NoDevice, NotReady
+from mdev_user.host.program.groups import DaemonGroup, Refused
 from mdev_user.host.purpose import Purpose
 from mdev_user.host.remote import RemoteHost, RemoteParent, RemoteTrace, RemoteVfioMdev, StartHost
 from mdev_user.host.wire import Inspection
@@ -104,6 +108,7 @@ class Front:
         self._mount = Mount(tree, self.run_dir.sys)
         self._mounted = False
         self._mount_failure = ""
+        self._pictures = PictureFiles()
         self._ways_in = ExitStack()
 
     def start(self) -> None:
@@ -199,6 +204,7 @@ class Front:
             counters=use.counters if use else {},
             last_disconnect=use.last_disconnect if use else "",
             last_move=use.last_move if use else "",
+            unmigratable=use.unmigratable if use else "",
             warnings=_warnings(use),
         )
 
@@ -208,6 +214,14 @@ class Front:
 
     def unmodelled(self, uuid: UUID) -> Unmodelled:
         return self._remote(uuid).unmodelled(uuid)
+
+    def screenshot(self, uuid: UUID, head: int, level: int, *, pointer: bool) -> Png:
+        host = self._remote(uuid)
+        with ExitStack() as stack:
+            file = stack.enter_context(self._pictures.file(host.host))
+            picture = file.picture(host.copy_picture(uuid, head, file.fd))
+            png = encoded(picture, level, pointer=pointer)
+            return Png(png.size, _in(stack.pop_all(), png.pieces))
 
     def trace(self, uuid: UUID) -> RemoteTrace:
         return self._remote(uuid).trace(uuid)
@@ -295,6 +309,11 @@ class Front:
 def serve(config: Config, lent: Lent = _NONE_LENT) -> int:
     """Run the daemon in the foreground until SIGTERM, SIGINT or SIGHUP. 0 after a clean end, 1 when it cannot run."""
     logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname).1s %(message)s")
+    with _control_groups():
+        return _serve(config, lent)
+
+
+def _serve(config: Config, lent: Lent) -> int:
     signals = _take_signals()
     _raise_file_limit()
     gc.set_threshold(*_COLLECTIONS)
@@ -321,6 +340,27 @@ def serve(config: Config, lent: Lent = _NONE_LENT) -> int:
     watch.stop()
     front.stop()
     return 0
+
+
+def _in(context: ExitStack, pieces: Iterator[Bytes]) -> Iterator[Bytes]:
+    with context:
+        yield from pieces
+
+
+@contextmanager
+def _control_groups() -> Iterator[None]:
+    """For the processes that mdevs have of their own."""
+    try:
+        groups = DaemonGroup()
+    except Refused as refused:
+        _log.info("processes of mdevs have no control groups, only limits of their own: %s", refused)
+        yield
+        return
+    _log.info("processes of mdevs have control groups in %s", groups.folder)
+    try:
+        yield
+    finally:
+        groups.close()
 
 
 def numbered(folder: Path) -> list[int]:

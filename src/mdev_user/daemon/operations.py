@@ -3,6 +3,7 @@
 from typing import Protocol
 from uuid import UUID
 
+from mdev_user.daemon.png import Png
 from mdev_user.daemon.views import (
     DaemonView,
     MdevDetail,
@@ -60,6 +61,14 @@ class Operations(Protocol):
 
     def unmodelled(self, uuid: UUID) -> Unmodelled:
         """Errors as of `values`."""
+        ...
+
+    def screenshot(self, uuid: UUID, head: int, level: int, *, pointer: bool) -> Png:
+        """The picture of a head as PNG, whose pieces are all to be taken; ``level`` is how much it is compressed (0-9).
+
+        NoDevice when there is no such mdev or nobody has it open, InvalidValue when it has no such head, NotReady
+        when nothing is shown there, Busy when its driver is stuck.
+        """
         ...
 
     def trace(self, uuid: UUID) -> Trace:

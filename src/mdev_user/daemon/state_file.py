@@ -1,4 +1,4 @@
-"""Files that a saved state is in: private, and there as a whole or not at all."""
+"""Files that a saved state, or what a guest shows, is in: private, and there as a whole or not at all."""
 
 import os
 import stat
@@ -13,10 +13,19 @@ from mdev_user.errors import InvalidValue
 
 @contextmanager
 def new_state_file(path: Path) -> Iterator[BinaryIO]:
+    """As `new_file`; OSError also when the data cannot be kept."""
+    with new_file(path) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
     """What the block writes takes the place of ``path`` at its end; if it raises, nothing was there.
 
     Mode 0600 from its first moment, whatever the umask: it is what a guest's device knows. OSError as of open(2) and
-    write(2), and when the data cannot be kept.
+    write(2).
     """
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         raise InvalidValue(f"{path} is no plain file: expected the name of one, or of none yet")
@@ -24,8 +33,6 @@ def new_state_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(fd, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:
         with suppress(OSError):

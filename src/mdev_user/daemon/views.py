@@ -74,6 +74,8 @@ class MdevDetail(MdevView, frozen=True, kw_only=True):
     warnings: list[str]
     last_move: str = ""
     """Why who last moved its state was refused something, or sent away."""
+    unmigratable: str = ""
+    """Why it cannot be saved or migrated at the moment."""
 
 
 class ValuesView(Struct, frozen=True, kw_only=True):

@@ -1,10 +1,10 @@
 """What makes an mdev a VFIO device: its iommu group, the group's device, and the vfio-dev in the mdev's directory."""
 
-from collections.abc import Mapping
 from functools import partial
 
 from mdev_user.errors import InvalidValue
 from mdev_user.mdev.events import Event
+from mdev_user.sysfs.device_nodes import DeviceNodes
 from mdev_user.sysfs.paths import (
     IOMMU_GROUPS,
     VFIO_CLASS,
@@ -17,6 +17,7 @@ from mdev_user.sysfs.paths import (
 )
 from mdev_user.sysfs.tree import Rule, Tree
 from mdev_user.sysfs.uevent_file import Announce, UeventFile, add_uevent
+from mdev_user.sysfs.uevents import cdev_properties, group_properties
 
 _SHOWN = 60
 
@@ -29,6 +30,7 @@ class Groups:
         self._announce = announce
         for path in (IOMMU_GROUPS, VFIO_CLASS, VFIO_DEV_CLASS):
             tree.add_directory(path)
+        self._nodes = DeviceNodes(tree, announce)
 
     def add(self, event: Event) -> None:
         number, mdev = binding_of(event).number, mdev_of(event)
@@ -39,13 +41,15 @@ class Groups:
         self._tree.add_link(f"{group}/devices/{mdev.name}", device)
         self._tree.add_link(f"{device}/iommu_group", group)
         self._tree.add_directory(vfio)
-        add_uevent(self._tree, UeventFile(self._announce, vfio, "vfio", partial(_properties, number)))
+        add_uevent(self._tree, UeventFile(self._announce, vfio, "vfio", partial(group_properties, number)))
         self._tree.add_link(f"{vfio}/subsystem", VFIO_CLASS)
+        self._nodes.add_group(number, vfio, device)
         self._tree.add_link(f"{VFIO_CLASS}/{number}", vfio)
 
     def remove(self, event: Event) -> None:
         number = binding_of(event).number
         vfio = vfio_group_path(number)
+        self._nodes.remove_group(number)
         self._tree.remove(f"{VFIO_CLASS}/{number}")
         self._tree.remove(vfio)
         self._tree.remove_if_empty(vfio.rpartition("/")[0])
@@ -56,19 +60,17 @@ class Groups:
         number, mdev = binding_of(event).number, mdev_of(event)
         path = vfio_device_path(mdev, number)
         self._tree.add_directory(path)
-        add_uevent(self._tree, UeventFile(self._announce, path, "vfio-dev"))
+        add_uevent(self._tree, UeventFile(self._announce, path, "vfio-dev", partial(cdev_properties, number)))
         self._tree.add_link(f"{path}/subsystem", VFIO_DEV_CLASS)
         self._tree.add_link(f"{path}/device", device_path(mdev))
+        self._nodes.add_cdev(number, path, device_path(mdev))
         self._tree.add_link(f"{VFIO_DEV_CLASS}/vfio{number}", path)
 
     def remove_vfio_device(self, event: Event) -> None:
-        self._tree.remove(f"{VFIO_DEV_CLASS}/vfio{binding_of(event).number}")
+        number = binding_of(event).number
+        self._nodes.remove_cdev(number)
+        self._tree.remove(f"{VFIO_DEV_CLASS}/vfio{number}")
         self._tree.remove(f"{device_path(mdev_of(event))}/vfio-dev")
-
-
-def _properties(number: int) -> Mapping[str, str]:
-    """Linux adds MAJOR and MINOR, and a file ``dev``; our groups have no character device."""
-    return {"DEVNAME": f"vfio/{number}"}
 
 
 def _store_type(_subject: object, data: bytes) -> None:

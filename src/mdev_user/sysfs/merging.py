@@ -6,6 +6,7 @@ turn. Everything else of the machine's is shown whole: a link as it is, a direct
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from typing import Protocol
 
 
 class Kind(Enum):
@@ -14,6 +15,22 @@ class Kind(Enum):
     DIRECTORY = "directory"
     LINK = "link"
     FILE = "file"
+
+
+class Entry(Protocol):
+    """What is used of os.DirEntry."""
+
+    def is_symlink(self) -> bool: ...
+
+    @property
+    def is_dir(self) -> Callable[..., bool]: ...
+
+
+def kind_of(entry: Entry) -> Kind:
+    """Of a listing's entry; a node is a file."""
+    if entry.is_symlink():
+        return Kind.LINK
+    return Kind.DIRECTORY if entry.is_dir(follow_symlinks=False) else Kind.FILE
 
 
 Listing = Callable[[str], Mapping[str, Kind]]

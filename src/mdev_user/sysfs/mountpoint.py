@@ -4,8 +4,10 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from errno import ECONNABORTED, EINVAL, ENOENT, ENOTCONN
 from pathlib import Path
+from typing import NamedTuple
 
 from mdev_user.errors import MountError
 
@@ -55,15 +57,38 @@ def _umount(mountpoint: Path) -> None:
 
 def mounted(mountpoint: Path) -> list[str]:
     """The types of the file systems mounted exactly here, the one on top first."""
-    fstypes = []
+    return [each.fstype for each in _mounts() if each.place == str(mountpoint)][::-1]
+
+
+def places_of(shown: Path) -> list[Path]:
+    """Where the whole of the daemon's tree is mounted of which ``shown`` is on top here; none where it is no tree."""
+    mounts = list(_mounts())
+    on_top = [each for each in mounts if each.place == str(shown)][-1:]
+    devices = {each.device for each in on_top if each.fstype == FSTYPE}
+    return [Path(each.place) for each in mounts if each.device in devices and each.root == "/"]
+
+
+def below(folder: Path) -> list[str]:
+    """The paths of what is mounted below a folder."""
+    return [each.place for each in _mounts() if each.place.startswith(f"{folder}/")]
+
+
+class _Mount(NamedTuple):
+    """A line of /proc/self/mountinfo."""
+
+    device: str
+    root: str
+    place: str
+    fstype: str
+
+
+def _mounts() -> Iterator[_Mount]:
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         fields, _, source = line.partition(" - ")
-        where = fields.split(" ")[4]
+        _number, _above, device, root, place, *_rest = fields.split(" ")
         for escape, character in _ESCAPES:
-            where = where.replace(escape, character)
-        if where == str(mountpoint):
-            fstypes.append(source.split(" ")[0])
-    return fstypes[::-1]
+            place = place.replace(escape, character)
+        yield _Mount(device, root, place, source.split(" ")[0])
 
 
 def _is_dead(mountpoint: Path) -> bool:

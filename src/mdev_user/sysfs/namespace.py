@@ -1,4 +1,4 @@
-"""A mount namespace of this process's own, in which /sys shows our tree beside the machine's.
+"""A mount namespace of this process's own, in which /sys and /dev show ours beside the machine's.
 
 Whoever enters stays: the process goes on in it, and so do the programs that it becomes or starts. With the last of them
 the namespace ends, and what was mounted in it. Linux >= 5.19.
@@ -12,14 +12,24 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from errno import EACCES, EINVAL, ENOENT, ENOSYS, ENOTDIR, EPERM
+from errno import EACCES, EINVAL, ENOSYS, EPERM
 from pathlib import Path
 
 from mdev_user.errors import MountError
 from mdev_user.sysfs import mountpoint
+from mdev_user.sysfs.dev_folder import place_device_nodes
 from mdev_user.sysfs.merged import MERGED
-from mdev_user.sysfs.merging import Kind, Listing, binds
-from mdev_user.sysfs.syscalls import AT_FDCWD, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, bind, make_slave, unshare
+from mdev_user.sysfs.merging import Kind, Listing, binds, kind_of
+from mdev_user.sysfs.syscalls import (
+    AT_FDCWD,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWUSER,
+    bind,
+    bind_if_there,
+    make_slave,
+    unshare,
+)
 
 _SYS = Path("/sys")
 _DEFINITIONS = Path("/etc/mdevctl.d")
@@ -42,10 +52,12 @@ class Surroundings:
     """The folder that mdevctl is to find at /etc/mdevctl.d, where that is there."""
     own_network: bool = False
     """A network namespace with nothing but ``lo``. An ordinary user is uid 0 in it, whom alone libudev believes."""
+    listens: bool = False
+    """Programs there are to hear uevents by libudev."""
 
 
 def enter(wanted: Surroundings) -> None:
-    """Move this process, which has one thread, into namespaces of its own and compose /sys there.
+    """Move this process, which has one thread, into namespaces of its own and compose /sys and /dev there.
 
     Without privileges that takes a user namespace, in which the process has its own uid and gid and nobody else's.
     In the namespace of another `enter` with the same tree, /sys stays as it is. MountError says what is in the way.
@@ -61,6 +73,7 @@ def enter(wanted: Surroundings) -> None:
             return
         make_slave("/")
         _compose(wanted.tree)
+        place_device_nodes(wanted.tree, listens=wanted.listens)
         _place_definitions(wanted.definitions)
     with suppress(OSError):  # a folder of /sys that is not in the new one, or one that is gone
         os.chdir(Path.cwd())
@@ -113,35 +126,20 @@ def _compose(tree: Path) -> None:
         above, _, name = path.rpartition("/")
         if above not in opened:
             opened[above] = os.open(_SYS / above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        _bind_if_there((machine, path), (opened[above], name))
+        bind_if_there((machine, path), (opened[above], name))  # left out, too, is what the daemon does not see
     for fd in (machine, *opened.values()):
         os.close(fd)
-
-
-def _bind_if_there(source: tuple[int, str], target: tuple[int, str]) -> None:
-    """What went, or became something else, since it was listed is left out; so is what the daemon does not see."""
-    try:
-        bind(source, target)
-    except OSError as error:
-        if error.errno not in {ENOENT, ENOTDIR}:
-            raise
 
 
 def _listing(root: Path) -> Listing:
     def listing(path: str) -> Mapping[str, Kind]:
         try:
             with os.scandir(root / path) as found:
-                return {each.name: _kind(each) for each in found}
+                return {each.name: kind_of(each) for each in found}
         except (FileNotFoundError, NotADirectoryError, PermissionError):  # what is closed stays so: its mode is kept
             return {}
 
     return listing
-
-
-def _kind(entry: os.DirEntry[str]) -> Kind:
-    if entry.is_symlink():
-        return Kind.LINK
-    return Kind.DIRECTORY if entry.is_dir(follow_symlinks=False) else Kind.FILE
 
 
 def _place_definitions(folder: Path) -> None:
@@ -157,13 +155,18 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MountError(f"/sys cannot be composed here: {_reason(error)}") from None
+        raise MountError(f"/sys cannot be composed here: {_reason(error)}; {_INSTEAD}") from None
+
+
+_INSTEAD = (
+    "without `run` the tree is RUN/root/sys, and QEMU 10.1 or later uses an mdev by its socket (`mdev-user qemu-args`)"
+)
 
 
 def _reason(error: OSError) -> str:
     called = (error.strerror or "").partition(":")[0]
     if error.errno == ENOSYS:
-        return f"expected Linux 5.19 or later, this is {platform.release()} ({error.strerror})"
+        return f"expected Linux 5.19 or later, and its system calls allowed; {platform.release()} says {error.strerror}"
     if error.errno == EINVAL and called == "mount":
         return "expected / to be a mount point, which the root of a chroot is not: mount it on itself before"
     if error.errno in {EPERM, EACCES} or called == "unshare":

@@ -12,7 +12,7 @@ from itertools import count
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from mdev_user.errors import MdevUserError, errno_of
-from mdev_user.sysfs.tree import PAGE, Directory, File, Link, Node, OpenFile, Tree
+from mdev_user.sysfs.tree import PAGE, DeviceNode, Directory, File, Link, Node, OpenFile, Tree
 
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
@@ -122,6 +122,8 @@ class Operations:
             fields["st_size"] = node.size
         if node.uid or node.gid:
             fields |= {"st_uid": node.uid, "st_gid": node.gid}
+        if isinstance(node, DeviceNode):
+            fields["st_rdev"] = os.makedev(*node.number)
         fields |= self._times
         return fields
 

@@ -69,6 +69,11 @@ def vfio_group_path(number: int) -> str:
     return f"devices/virtual/vfio/{number}"
 
 
+def misc_path(name: str) -> str:
+    """Of a device of the class misc."""
+    return f"devices/virtual/misc/{name}"
+
+
 def mdev_of(event: Event) -> Mdev:
     """The mdev that an event is about."""
     if event.mdev is None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from errno import ENOENT, ENOTDIR
 
 CLONE_NEWNS = 0x00020000  # <linux/sched.h>
 CLONE_NEWUSER = 0x10000000
@@ -15,6 +16,7 @@ _OPEN_TREE_CLONE = 1  # <linux/mount.h>
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _MS_REC = 0x4000
 _MS_SLAVE = 0x80000
+MS_NOSUID = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -41,11 +43,35 @@ def bind(source: tuple[int, str], target: tuple[int, str]) -> None:
     Each is an open directory, or `AT_FDCWD`, and a path from there. ENOENT where either is absent, ENOTDIR where only
     one is a directory; ENOSYS before Linux 5.2.
     """
-    fd = _syscall("open_tree", _OPEN_TREE, *_place(source), _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC)
+    attach(copy_mounts(source), target)
+
+
+def copy_mounts(source: tuple[int, str]) -> int:
+    """The first half of `bind`: what was mounted at ``source`` when this was called, as an fd for `attach`."""
+    return _syscall("open_tree", _OPEN_TREE, *_place(source), _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC)
+
+
+def attach(copied: int, target: tuple[int, str]) -> None:
+    """The other half; the fd is closed."""
     try:
-        _syscall("move_mount", _MOVE_MOUNT, fd, b"", *_place(target), _MOVE_MOUNT_F_EMPTY_PATH)
+        _syscall("move_mount", _MOVE_MOUNT, copied, b"", *_place(target), _MOVE_MOUNT_F_EMPTY_PATH)
     finally:
-        os.close(fd)
+        os.close(copied)
+
+
+def bind_if_there(source: tuple[int, str], target: tuple[int, str]) -> None:
+    """The same of what was listed: what went, or became something else, since then is left out."""
+    try:
+        bind(source, target)
+    except OSError as error:
+        if error.errno not in {ENOENT, ENOTDIR}:
+            raise
+
+
+def mount(source: str, target: str, fstype: str, flags: int, options: str) -> None:
+    """Mount a new file system (mount(2))."""
+    words = (os.fsencode(each) for each in (source, target, fstype))
+    _check("mount", _libc.mount(*words, flags, options.encode()))
 
 
 def _place(place: tuple[int, str]) -> tuple[int, bytes]:

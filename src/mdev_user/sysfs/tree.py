@@ -1,4 +1,4 @@
-"""The nodes of a sysfs tree and kernfs's rules for them: directories, attributes, links.
+"""The nodes of a sysfs tree and kernfs's rules for them: directories, attributes, links; and device nodes.
 
 One thread at a time changes the tree (the layout, under the bus's event lock) while many read it. No lock is held by
 readers: a change is one operation on one dictionary, and a node that is taken away says so itself (``dead``).
@@ -13,6 +13,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 from typing_extensions import override
 
 from mdev_user.errors import AlreadyExists, InvalidValue, MdevUserError, NoDevice
+from mdev_user.vfio.device_numbers import Number
 
 PAGE = 4096
 """The st_size of every attribute, and the most that one show gives or one store takes (kernfs: PAGE_SIZE)."""
@@ -214,10 +215,35 @@ class Link(Node):
         return _relative(self._above, self._to)
 
 
+class DeviceNode(Node):
+    """A character device. Where it is a device's of a directory, both always have one owner."""
+
+    __slots__ = ("_directory", "number")
+    kind = stat.S_IFCHR
+
+    def __init__(self, st_ino: int, mode: int, owner: Owner, number: Number, directory: "Directory | None") -> None:
+        super().__init__(st_ino, mode, owner)
+        self.number = number
+        self._directory = directory
+
+    @override
+    def chown(self, uid: int, gid: int) -> None:
+        if self._directory is not None:
+            self._directory.chown(uid, gid)
+        else:
+            super().chown(uid, gid)
+
+    def leave(self) -> None:
+        """It is gone, whatever becomes of the directory; the two know each other no longer."""
+        if self._directory is not None:
+            self._directory.device_nodes = tuple(each for each in self._directory.device_nodes if each is not self)
+            self._directory = None
+
+
 class Directory(Node):
     """Names and their nodes. ``on_chown`` is called with the new uid and gid before they are taken; it may refuse."""
 
-    __slots__ = ("_nodes", "_subdirectories", "on_chown", "path")
+    __slots__ = ("_nodes", "_subdirectories", "device_nodes", "on_chown", "path")
     kind = stat.S_IFDIR
 
     def __init__(self, st_ino: int, owner: Owner, path: str = "") -> None:
@@ -226,6 +252,8 @@ class Directory(Node):
         self._nodes: dict[str, Node] = {}
         self._subdirectories = 0
         self.on_chown: Callable[[int, int], None] | None = None
+        self.device_nodes: tuple[DeviceNode, ...] = ()
+        """Whose this directory is, theirs are these nodes."""
 
     @property
     @override
@@ -238,6 +266,8 @@ class Directory(Node):
         if self.on_chown is not None:
             self.on_chown(uid, gid)
         super().chown(uid, gid)
+        for node in self.device_nodes:
+            node.uid, node.gid = self.uid, self.gid
 
     def get(self, name: str) -> Node | None:
         return self._nodes.get(name)
@@ -314,6 +344,20 @@ class Tree:
         directory, name = self._place(path)
         directory.add(name, Link(next(self._numbers), self.owner, directory.path, target))
 
+    def add_hidden_directory(self, name: str) -> None:
+        """One in the root that no listing shows."""
+        self._directories[name] = Directory(next(self._numbers), self.owner, name)
+
+    def add_device_node(self, path: str, mode: int, number: Number, of: str | None = None) -> None:
+        """``of`` is the directory in sysfs whose owner's the node is and stays; None: it begins as the tree's."""
+        directory, name = self._place(path)
+        device = self._directories[of] if of is not None else None
+        owner = (device.uid, device.gid) if device is not None else self.owner
+        node = DeviceNode(next(self._numbers), mode, owner, number, device)
+        directory.add(name, node)
+        if device is not None:
+            device.device_nodes += (node,)
+
     def remove(self, path: str) -> None:
         """Take a node away with all that is below it; open files of theirs answer ENODEV. Nothing if absent."""
         above, _, name = path.rpartition("/")
@@ -321,6 +365,8 @@ class Tree:
         node = directory.remove(name) if directory is not None else None
         if isinstance(node, Directory):
             self._empty(path, node)
+        elif isinstance(node, DeviceNode):
+            node.leave()
 
     def remove_if_empty(self, path: str) -> None:
         directory = self._directories.get(path)

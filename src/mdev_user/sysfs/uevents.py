@@ -1,11 +1,11 @@
 """Uevents: what Linux tells user space when something on the mdev bus happens, and the message for libudev.
 
 Which come, in which order and with which properties is what Linux 7.2 was seen to send with its sample drivers (in
-lib/kobject_uevent.c's order). A VFIO group has no character device here: MAJOR and MINOR are left out.
+lib/kobject_uevent.c's order).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from struct import Struct
 
 from mdev_user.mdev.events import Event, EventKind
@@ -18,12 +18,14 @@ from mdev_user.sysfs.paths import (
     driver_path,
     is_pci,
     mdev_of,
+    misc_path,
     module_path,
     parent_path,
     pci_driver_path,
     vfio_device_path,
     vfio_group_path,
 )
+from mdev_user.vfio.device_numbers import CDEV_MAJOR, CONTAINER, GROUP_MAJOR, IOMMU, Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,36 @@ def pci_properties(identity: PciId, address: str) -> dict[str, str]:
         "MODALIAS": f"pci:v{vendor:08X}d{device:08X}sv{subsystem_vendor:08X}sd{subsystem:08X}"
         f"bc{base:02X}sc{sub:02X}i{interface:02X}",
     }
+
+
+def group_properties(number: int) -> dict[str, str]:
+    """Those of a VFIO group, which has a node in /dev."""
+    return node_properties(f"vfio/{number}", (GROUP_MAJOR, number))
+
+
+def cdev_properties(number: int) -> dict[str, str]:
+    """Those of a VFIO device, which has one, too."""
+    return node_properties(f"vfio/devices/vfio{number}", (CDEV_MAJOR, number))
+
+
+MISC: Mapping[str, tuple[str, Number]] = {"iommu": ("iommu", IOMMU), "vfio": ("vfio/vfio", CONTAINER)}
+"""Devices of the class misc, each with its node in /dev: those through which an mdev is used.
+
+In the order in which Linux has them: its module vfio needs iommufd.
+"""
+EVERYBODY = 0o666
+"""Their mode. Linux says so of /dev/vfio/vfio, and leaves /dev/iommu (0660) to udev's rules; there is nothing in either
+but what a program itself puts there."""
+
+
+def misc_properties(name: str) -> dict[str, str]:
+    """Of one of these."""
+    return {**node_properties(*MISC[name]), "DEVMODE": f"{EVERYBODY:04o}"}
+
+
+def node_properties(name: str, number: Number) -> dict[str, str]:
+    """Those of whatever has a node in /dev, with its name there."""
+    return {"MAJOR": str(number[0]), "MINOR": str(number[1]), "DEVNAME": name}
 
 
 # --- on the wire -------------------------------------------------------------------------------------------------
@@ -136,9 +168,11 @@ def _encoded(uevent: Uevent, number: int) -> bytes:
     return "".join(f"{key}={value}\0" for key, value in all_properties(uevent, number).items()).encode()
 
 
-BUS_ADDED = (Uevent("add", "/bus/mdev", "bus"), Uevent("add", "/module/mdev", "module"))
-"""When the framework is there: Linux loads a module for it, here the daemon starts."""
-BUS_REMOVED = tuple(Uevent("remove", each.devpath, each.subsystem) for each in BUS_ADDED)
+_VFIO_ADDED = tuple(Uevent("add", f"/{misc_path(name)}", "misc", misc_properties(name)) for name in MISC)
+_MDEV_ADDED = (Uevent("add", "/bus/mdev", "bus"), Uevent("add", "/module/mdev", "module"))
+BUS_ADDED = (*_VFIO_ADDED, *_MDEV_ADDED)
+"""When the framework is there: Linux loads modules for it, here the daemon starts."""
+BUS_REMOVED = tuple(replace(each, action="remove") for each in (*_MDEV_ADDED, *reversed(_VFIO_ADDED)))
 
 
 # --- what each event is in Linux -----------------------------------------------------------------------------------
@@ -212,15 +246,16 @@ def _mdev_bound(event: Event) -> tuple[Uevent, ...]:
 def _group(action: str) -> Callable[[Event], tuple[Uevent, ...]]:
     def uevents(event: Event) -> tuple[Uevent, ...]:
         number = binding_of(event).number
-        return (Uevent(action, f"/{vfio_group_path(number)}", "vfio", {"DEVNAME": f"vfio/{number}"}),)
+        return (Uevent(action, f"/{vfio_group_path(number)}", "vfio", group_properties(number)),)
 
     return uevents
 
 
 def _vfio(action: str) -> Callable[[Event], tuple[Uevent, ...]]:
     def uevents(event: Event) -> tuple[Uevent, ...]:
-        path = vfio_device_path(mdev_of(event), binding_of(event).number)
-        return (Uevent(action, f"/{path}", "vfio-dev"),)
+        number = binding_of(event).number
+        path = vfio_device_path(mdev_of(event), number)
+        return (Uevent(action, f"/{path}", "vfio-dev", cdev_properties(number)),)
 
     return uevents
 

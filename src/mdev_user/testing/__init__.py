@@ -13,12 +13,15 @@ from mdev_user.testing.guest import Guest, NoEnd
 from mdev_user.testing.hosts.births import HostFailed
 from mdev_user.testing.hosts.faults import AttributeFails, CreateFails, CreateTakes, LoseEvent, RemoveTakes
 from mdev_user.testing.hosts.mdev_host import Faults, HostParent, MdevHost
+from mdev_user.testing.screenshot import Screenshot
+from mdev_user.vfio.damage import Damage
 
 __all__ = [
     "AttributeFails",
     "CheckFailed",
     "CreateFails",
     "CreateTakes",
+    "Damage",
     "Faults",
     "Guest",
     "HostFailed",
@@ -28,6 +31,7 @@ __all__ = [
     "NoEnd",
     "RemoveTakes",
     "Report",
+    "Screenshot",
     "UeventLine",
     "both_ways",
     "check",

@@ -37,10 +37,12 @@ from mdev_user.regs.mistakes import likeliest
 from mdev_user.testing.names import NamedRegisters
 from mdev_user.testing.ram import Ram
 from mdev_user.testing.regions import Regions
+from mdev_user.testing.screenshot import Screenshot, screenshot_of
 from mdev_user.testing.stretches import Stretches
 from mdev_user.testing.wires import Wires
 from mdev_user.units import MiB
 from mdev_user.vfio.counters import Counters
+from mdev_user.vfio.damage import Damage
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaFlags, Mapping
 from mdev_user.vfio.migration_states import MigrationState
@@ -67,7 +69,7 @@ class Guest(NamedRegisters):
     """
 
     # Any: of whatever profile
-    def __init__(self, parent: type[Parent[Any]], type_name: str | None = None, /, **options: object) -> None:
+    def __init__(self, parent: type[Parent[Any, Any]], type_name: str | None = None, /, **options: object) -> None:
         """``type_name`` is one of ``parent.types``, by default the first; ``options`` are the parent's (its pools)."""
         self.parent = parent(**options)  # type: ignore[arg-type]  # an author's own __init__ takes what it takes
         self._mdev = Mdev(UUID1, MdevParent("parent", self.parent), _type_of(self.parent, type_name))
@@ -260,6 +262,20 @@ class Guest(NamedRegisters):
         """What it did last; empty when there was nothing."""
         return self._vfio.counters.last_guest_error
 
+    # --- the screen -----------------------------------------------------------------------------------------
+
+    def screenshot(self, head: int = 0, *, pointer: bool = False) -> Screenshot | None:
+        """What is on a head of the device, with the ``pointer`` on top or without it; None for nothing.
+
+        InvalidValue for a head that is not there, DriverError for a `Function.picture` that is none.
+        """
+        picture = self._vfio.picture(head)
+        return None if picture is None else screenshot_of(picture, pointer=pointer)
+
+    def watch_damage(self, head: int = 0) -> Damage:
+        """What the driver tells of changes on a head from now on; the first that is taken is None, for all of it."""
+        return self._vfio.watch_damage(head, lambda: None)
+
     # --- migration ------------------------------------------------------------------------------------------
 
     @property
@@ -329,9 +345,10 @@ class Guest(NamedRegisters):
         self._vfio.close()
 
     def remove(self) -> None:
-        """Close the device and remove the mdev: its parent has back what it gave."""
+        """Close the device and remove the mdev: its parent has back what it gave, and closes its backend."""
         self.close()
         self.parent.remove(self._mdev)
+        self.parent.end_backend()
 
     def __enter__(self) -> Self:
         return self
@@ -409,7 +426,7 @@ def _mapping(address: int, size: int) -> Mapping:
     return Mapping(address, size, DmaFlags.READ | DmaFlags.WRITE, None)
 
 
-def _type_of(parent: Parent[Any], name: str | None) -> MdevType:  # Any: of whatever profile
+def _type_of(parent: Parent[Any, Any], name: str | None) -> MdevType:  # Any: of whatever profile
     types = {each.name: each for each in MdevParent("parent", parent).types.values()}
     if name is None:
         return next(iter(types.values()))

@@ -56,6 +56,12 @@ class Ram:
             page = self._pages.setdefault(at - at % PAGE, bytearray(PAGE))
             page[at % PAGE : at % PAGE + stop - start] = data[start:stop]
 
+    def page(self, address: int) -> bytearray:
+        """The page that an address is in, for who writes to it at any time. DmaFault where nothing is mapped."""
+        self._check(address, 1)
+        self.changes += 1
+        return self._pages.setdefault(address - address % PAGE, bytearray(PAGE))
+
     def __getitem__(self, place: slice | int) -> bytes:
         start, stop = _range(place)
         try:

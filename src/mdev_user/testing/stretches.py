@@ -1,5 +1,6 @@
 """The jobs of a device under test: no thread and no clock but the test's; the rest is the host's own code."""
 
+import select
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
@@ -8,8 +9,11 @@ from typing import NamedTuple
 from mdev_user.errors import DmaFault
 from mdev_user.host.jobs import Done, Jobs
 from mdev_user.host.processes import Task
+from mdev_user.host.program.programs import Whose
+from mdev_user.testing.programs import InProcess
 from mdev_user.testing.ram import Ram
-from mdev_user.vfio.work import Answer, Offload
+from mdev_user.vfio.programs import RunningProgram
+from mdev_user.vfio.work import Answer, Later, Offload, Spent
 
 
 class _Entry(NamedTuple):
@@ -37,10 +41,18 @@ class Stretches:
         self._ready: list[_Entry] = []
         self._ram = ram
         self._timers: list[tuple[float, int, _Entry]] = []
+        self._watched: dict[int, Callable[[], None]] = {}
+        """What programs wait for, by file descriptor."""
         self._order, self._jobs = count(), count()
         self._current = self._answered = -1
 
     # --- the host's side ------------------------------------------------------------------------------------
+
+    def spent(self) -> Spent:
+        """A stretch takes no time: how fast this machine is does not get into what a device does."""
+        return Spent(0.0, self.now)
+
+    begin_stretch = spent
 
     def put(self, _jobs: Jobs, stretch: Callable[[], None]) -> None:
         job = next(self._jobs) if self._answered < 0 else self._answered
@@ -63,6 +75,25 @@ class Stretches:
         """In this process, when its turn comes: a pure function does not know where it runs."""
         self._ready.append(_Entry(self._current, False, lambda: task.done(_computed(task.work))))  # noqa: FBT003 - as above
 
+    def begin(self, work: Later, done: Callable[[Answer | Exception], None], wanted: Callable[[], bool]) -> None:
+        """What is told goes to the job that waits, whoever runs when it is."""
+        job = self._current
+        work.begin(lambda outcome: self._ready.append(_Entry(job, False, lambda: done(outcome))), wanted)  # noqa: FBT003 - as above
+
+    def program(self, whose: Whose) -> RunningProgram:
+        """In this process: its calls are performed when they are made."""
+        return InProcess(whose, self._ram, self)
+
+    def watch(self, fd: int, ready: Callable[[], None]) -> None:
+        self._watched[fd] = ready
+
+    def unwatch(self, fd: int) -> None:
+        self._watched.pop(fd, None)
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        entry = _Entry(next(self._jobs), False, call)  # noqa: FBT003 - as above
+        heappush(self._timers, (self.now + seconds, next(self._order), entry))
+
     def _answer(self, call: Callable[[], None]) -> None:
         self.reached_memory.add(self._current)
         self._ready.append(_Entry(self._current, False, call))  # noqa: FBT003 - as above
@@ -84,7 +115,7 @@ class Stretches:
         while self._ready:
             if self._run(self._ready.pop(0)):
                 return True
-        return False
+        return self._look() and self.step()
 
     def step_oldest(self) -> bool:
         """As `step`, but the one that was started first: the order then depends on nothing else."""
@@ -93,7 +124,7 @@ class Stretches:
             self._ready.remove(oldest)
             if self._run(oldest):
                 return True
-        return False
+        return self._look() and self.step_oldest()
 
     def wait_until(self, moment: float) -> None:
         """Let time pass: sleeps that are over by then are ready, and nothing runs."""
@@ -106,6 +137,16 @@ class Stretches:
         self._ready.clear()
         self._timers.clear()
         self.reached_memory.clear()
+
+    def _look(self) -> bool:
+        """Let programs do what they watch for; whether a job is ready by that."""
+        poll = select.poll()
+        for fd in self._watched:
+            poll.register(fd, select.POLLIN)
+        for fd, _events in poll.poll(0) if self._watched else ():
+            if (ready := self._watched.get(fd)) is not None:
+                ready()
+        return bool(self._ready)
 
     def _run(self, entry: _Entry) -> bool:
         self.ran += entry.is_stretch

@@ -12,11 +12,13 @@ from uuid import UUID
 
 from mdev_user.errors import Busy, DriverError, GuestError, NoDevice
 from mdev_user.vfio.counters import Counters
+from mdev_user.vfio.damage import Damage, DamageFeeds
 from mdev_user.vfio.dma import DmaMappings
 from mdev_user.vfio.migration import Migration
 from mdev_user.vfio.migration_states import ERROR, PRE_COPY, RESUMING, RUNNING, STOP, STOP_COPY, MigrationState
 from mdev_user.vfio.ops import DeviceOps, DirectRunner, JobRunner, RegionMemory, SparseMemory
 from mdev_user.vfio.plain import NoTable, PlainTable
+from mdev_user.vfio.programs import ProgramRunner
 from mdev_user.vfio.requests import (
     DeviceInfo,
     GetInfo,
@@ -30,7 +32,8 @@ from mdev_user.vfio.requests import (
     Reset,
     SetIrqs,
 )
-from mdev_user.vfio.work import Near
+from mdev_user.vfio.screens import Picture, check_head, shown
+from mdev_user.vfio.work import Near, Spent
 
 _STOPPED = frozenset({STOP, STOP_COPY, RESUMING, ERROR})
 """States in which the user accesses nothing but the config space."""
@@ -101,6 +104,7 @@ class VfioDevice:
         "_migration",
         "_watcher",
         "counters",
+        "damage",
         "direct",
         "dma",
         "ioctl",
@@ -110,6 +114,7 @@ class VfioDevice:
         "opened",
         "ops",
         "plain",
+        "programs",
         "read",
         "uuid",
         "write",
@@ -137,6 +142,7 @@ class VfioDevice:
         self._watcher: Watcher | None = None
         self.plain: PlainTable = NoTable()
         self.near = Near()
+        self.damage = DamageFeeds()
         self._forget()
 
     def open(self, jobs: JobRunner, memory: RegionMemory) -> None:
@@ -145,6 +151,7 @@ class VfioDevice:
             raise Busy(f"{self.uuid} is in use")
         self.dma, self._jobs, self._memory = DmaMappings(), jobs, memory
         self.direct = jobs if isinstance(jobs, DirectRunner) else None
+        self.programs = jobs if isinstance(jobs, ProgramRunner) else None
         with ExitStack() as undo:
             undo.callback(self._forget)
             undo.callback(self._end_jobs)
@@ -155,6 +162,7 @@ class VfioDevice:
         self.opened = True
         self._migration = Migration(self, self._entered)
         self._bind()
+        self.damage.add_all()
         if self._watcher is not None:
             self._watcher.opened()
 
@@ -167,6 +175,25 @@ class VfioDevice:
         self._watcher = watcher
         if self.opened:
             self._bind()
+
+    def picture(self, head: int) -> Picture | None:
+        """What is on a head; None for nothing. NoDevice while nobody has the device open; other errors as of `shown`.
+
+        What the driver gives is checked here, so that a picture is one.
+        """
+        screens = self.ops.screens()
+        check_head(screens, head)
+        if not self.opened:
+            raise NoDevice("nobody has it open, so there is nothing on its screen")
+        return shown(screens, head)
+
+    def watch_damage(self, head: int, wake: Callable[[], None]) -> Damage:
+        """What changes on a head from now on, whoever uses the device. InvalidValue for one that is not there.
+
+        ``wake`` is called in the step in which something changes, and again only when that was taken.
+        """
+        check_head(self.ops.screens(), head)
+        return self.damage.watch(head, wake, lambda: self.ops.screens().tells_damage)
 
     def wait_for_use(self) -> None:
         """Let the jobs, which are paused, go on when the user first accesses a BAR or arms an eventfd.
@@ -190,6 +217,7 @@ class VfioDevice:
     def replace(self, ops: DeviceOps) -> None:
         """Let other operations perform what is asked for from now on; those of the open device know its user."""
         self.ops = ops
+        self.damage.add_all()
         if self.opened:
             self.mmap = ops.mmap
             self._bind()
@@ -207,6 +235,7 @@ class VfioDevice:
             steps.callback(self._end_jobs)
             steps.callback(self.migration.close)
             self.opened = False
+            self.damage.add_all()
             if self._watcher is not None:
                 self._watcher.closed()
 
@@ -231,6 +260,14 @@ class VfioDevice:
     def now(self) -> float:
         """The clock of the jobs, in seconds."""
         return self._runner().now
+
+    def spent(self) -> Spent:
+        """What the jobs took so far, as far as it was counted: see `JobRunner.spent`."""
+        return self._runner().spent()
+
+    def hindered(self) -> None:
+        """A job is to go on, and some other step keeps it from that. Alone of all this it is told without the lock."""
+        self.ops.hindered()
 
     def cancel_job(self, work: Coroutine[object, bytes, None]) -> None:
         """One that was spawned ends at its await; at its next, if it calls this itself."""
@@ -280,6 +317,7 @@ class VfioDevice:
         self.cancel_jobs()
         self.migration.close()  # first: it may have put something into the memory that the driver resets
         self.ioctl(Reset())
+        self.damage.add_all()
         self.migration.reset()
         if self._begin is not None:
             self._begin()
@@ -312,16 +350,22 @@ class VfioDevice:
     def _begin_use(self) -> None:
         self._begin = None
         self._bind()
-        self._runner().resume()
+        self._resume()
 
     def _entered(self, state: MigrationState) -> None:
         """A running device pays nothing for it: what must not be is bound to what refuses it."""
+        self.damage.add_all()  # it may be what was loaded
         if state in _BY_ITSELF:
             self._begin = None
-            self._runner().resume()
+            self._resume()
         else:
             self._runner().pause()
+            self.ops.paused()
         self._bind(state)
+
+    def _resume(self) -> None:
+        self.ops.resumed()
+        self._runner().resume()
 
     def _runner(self) -> JobRunner:
         if self._jobs is None:
@@ -337,7 +381,7 @@ class VfioDevice:
 
     def _forget(self) -> None:
         self.dma = DmaMappings()
-        self._jobs = self.direct = None
+        self._jobs = self.direct = self.programs = None
         self._memory = None
         self._migration = None
         self._begin = None

@@ -6,20 +6,26 @@ by the layer that received the file descriptor.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from mdev_user.errors import DmaFault, GuestError, MappingExists, TooManyMappings
 from mdev_user.units import PAGE
 from mdev_user.vfio.dirty import DirtyLog
+from mdev_user.vfio.scatter_list import ScatterList
 
 LARGEST_MAPPING = 8 << 40
 """Bytes. A larger mapping cannot be a machine's memory; libvfio-user refuses at the same size."""
 LARGEST_ACCESS = 256 << 20
 """Bytes of one read or write of a device; how many it wants is often a register of the guest's."""
 ADDRESS_SPACE = 1 << 64
+
+Pieces: TypeAlias = Sequence[tuple[int, int]] | ScatterList
+"""Guest memory that lies here and there: addresses and lengths, or a list that a guest wrote."""
+Within: TypeAlias = Callable[[ScatterList, int, int], int]
+"""As `ScatterList.within`."""
 
 
 class DmaFlags(IntFlag):
@@ -35,6 +41,29 @@ class Backing(Protocol):
     def read(self, offset: int, length: int) -> bytes: ...
 
     def write(self, offset: int, data: bytes) -> None: ...
+
+    def gather(self, base: int, pieces: Pieces, into: memoryview) -> int:
+        """Read what is at these addresses, of which ``base`` is offset 0, one behind the other. How many bytes it is.
+
+        ``into`` is as long or longer, and of bytes.
+        """
+        at = 0
+        for address, length in pieces:
+            into[at : at + length] = self.read(address - base, length)
+            at += length
+        return at
+
+    def scatter(self, base: int, pieces: Pieces, data: memoryview) -> int:
+        """As `gather`, the other way."""
+        at = 0
+        for address, length in pieces:
+            self.write(address - base, bytes(data[at : at + length]))
+            at += length
+        return at
+
+    def file(self) -> tuple[int, int] | None:
+        """The file descriptor and the offset at which another process can map it; the descriptor stays ours."""
+        return None
 
     def close(self) -> None: ...
 
@@ -57,6 +86,17 @@ class Segment(NamedTuple):
     start: int
     length: int
 
+    @property
+    def iova(self) -> int:
+        return self.mapping.iova + self.offset
+
+
+class Run(NamedTuple):
+    """Pieces, one behind the other, that lie in one mapping each."""
+
+    mapping: Mapping
+    pieces: Pieces
+
 
 class DmaRead(NamedTuple):
     """Awaited by a job: ``length`` bytes at ``iova``. DmaFault when not all of it is mapped readable."""
@@ -78,15 +118,44 @@ class DmaWrite(NamedTuple):
         yield self
 
 
+class DmaGather(NamedTuple):
+    """Awaited by a job: what these pieces have, one behind the other. DmaFault when not all are mapped readable."""
+
+    pieces: Pieces
+
+    def __await__(self) -> Generator["DmaGather", bytes, bytes]:
+        return (yield self)
+
+
+class DmaScatter(NamedTuple):
+    """Awaited by a job: store ``data`` in these pieces, as long together. DmaFault when not all are mapped writable."""
+
+    pieces: Pieces
+    data: bytes
+
+    def __await__(self) -> Generator["DmaScatter", bytes, None]:
+        yield self
+
+
+class MappingWatcher(Protocol):
+    """Whoever maps guest memory for himself: a process of the mdev's own."""
+
+    def mapped(self, mapping: Mapping) -> None: ...
+
+    def unmapping(self, mappings: Sequence[Mapping]) -> None:
+        """Returns when he has let go of them."""
+
+
 class DmaMappings:
     """The mappings of one open device, by address; used under its step lock."""
 
-    __slots__ = ("_mappings", "_starts", "limit", "log")
+    __slots__ = ("_mappings", "_starts", "limit", "log", "watchers")
 
     def __init__(self, limit: int = 65535) -> None:
         self.limit = limit
         self.log = DirtyLog()
         """What the device has written, once its user asks for it; unmapping does not end or clear it."""
+        self.watchers: tuple[MappingWatcher, ...] = ()
         self._starts: list[int] = []
         self._mappings: list[Mapping] = []
 
@@ -104,6 +173,14 @@ class DmaMappings:
         """To be awaited in a job."""
         return DmaWrite(iova, bytes(data))
 
+    def gather(self, pieces: Pieces) -> DmaGather:
+        """To be awaited in a job."""
+        return DmaGather(pieces)
+
+    def scatter(self, pieces: Pieces, data: bytes | memoryview) -> DmaScatter:
+        """To be awaited in a job."""
+        return DmaScatter(pieces, bytes(data))
+
     def map(self, mapping: Mapping) -> None:
         """VFIO's MAP_DMA. EINVAL for a wrong range, EEXIST for an overlap, ENOSPC above ``limit``.
 
@@ -119,6 +196,8 @@ class DmaMappings:
             raise MappingExists(_overlap(mapping, self._mappings[at]))
         self._starts.insert(at, mapping.iova)
         self._mappings.insert(at, mapping)
+        for each in self.watchers:
+            each.mapped(mapping)
 
     def unmap(self, iova: int, size: int) -> int:
         """VFIO's UNMAP_DMA of every mapping in the range, be it none. Returns how many bytes are unmapped.
@@ -130,8 +209,13 @@ class DmaMappings:
         first, last = self._whole(iova, size)
         gone = self._mappings[first:last]
         del self._starts[first:last], self._mappings[first:last]
-        _close(gone)
+        self._let_go(gone)
         return sum(each.size for each in gone)
+
+    def within(self, iova: int, size: int) -> list[Mapping]:
+        """What `unmap` would unmap, in order. Its errors are the same."""
+        first, last = self._whole(iova, size)
+        return self._mappings[first:last]
 
     def unmap_dirty(self, iova: int, size: int, page_size: int) -> bytes:
         """`unmap`, with VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP: what the log has of the range, as `DirtyLog.report`.
@@ -146,8 +230,14 @@ class DmaMappings:
     def unmap_all(self) -> int:
         """VFIO_DMA_UNMAP_FLAG_ALL: every mapping. Returns how many bytes are unmapped."""
         mappings, self._mappings, self._starts = self._mappings, [], []
-        _close(mappings)
+        self._let_go(mappings)
         return sum(each.size for each in mappings)
+
+    def _let_go(self, mappings: list[Mapping]) -> None:
+        if mappings:
+            for each in self.watchers:
+                each.unmapping(mappings)
+        _close(mappings)
 
     def _whole(self, iova: int, size: int) -> tuple[int, int]:
         """Which mappings lie in the range. EINVAL when one lies only partly in it."""
@@ -205,6 +295,51 @@ class DmaMappings:
             part = min(length - start, mapping.size - offset)
             found.append(Segment(mapping, offset, start, part))
             start, at = start + part, at + 1
+        return found
+
+    def scattered(self, pieces: Pieces, needed: DmaFlags) -> list[Segment]:
+        """As `segments`, for an access whose bytes are these pieces, one behind the other."""
+        found: list[Segment] = []
+        start = 0
+        for address, length in pieces:
+            if length < 0:
+                raise DmaFault(f"a DMA access of {length} bytes at {address:#x}")
+            found += [each._replace(start=start + each.start) for each in self.segments(address, length, needed)]
+            start += length
+        if start > LARGEST_ACCESS:
+            raise DmaFault(f"a DMA access of {start:#x} bytes: expected at most {LARGEST_ACCESS:#x}; do it in parts")
+        return found
+
+    def runs(self, pieces: Pieces, needed: DmaFlags, within: Within = ScatterList.within) -> list[Run]:
+        """Pieces by the mappings that they lie in, in order. EFAULT as in `scattered`, but for their sum."""
+        if isinstance(pieces, ScatterList):
+            return self._runs_of(pieces, needed, within)
+        found: list[Run] = []
+        part: list[tuple[int, int]] = []
+        low = high = 0
+        for piece in pieces:
+            address, length = piece
+            if low <= address <= address + length <= high:  # as most do
+                part.append(piece)
+                continue
+            if length < 0:
+                raise DmaFault(f"a DMA access of {length} bytes at {address:#x}")
+            for mapping, offset, _start, count in self.segments(address, length, needed):
+                low, high, part = mapping.iova, _end(mapping), [(mapping.iova + offset, count)]
+                found.append(Run(mapping, part))
+        return found
+
+    def _runs_of(self, pieces: ScatterList, needed: DmaFlags, within: Within) -> list[Run]:
+        found: list[Run] = []
+        at, rest = 0, pieces
+        while rest.size:
+            address, length = next(iter(rest))
+            for segment in self.segments(address, length, needed):  # more than one: those of one piece
+                mapping = segment.mapping
+                count = within(rest, mapping.iova, mapping.size) or segment.length
+                found.append(Run(mapping, pieces.cut(at, count)))
+                at += count
+                rest = pieces.cut(at, pieces.size - at)
         return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from mdev_user.errors import GuestError, MdevUserError, StateError, UnknownRequest
+from mdev_user.errors import GuestError, MdevUserError, StateError, UnknownRequest, Unmigratable
 from mdev_user.vfio.migration_states import (
     ERROR,
     PRE_COPY,
@@ -92,10 +92,13 @@ class Migration:
     def set_state(self, target: int) -> None:
         """Go there. EINVAL where Linux refuses. Where it fails on the way, ``state`` is how far it came.
 
+        EOPNOTSUPP, and nothing has changed, when the device cannot be saved at the moment, and is to be.
         A stream that the device cannot be is a StateError at the end of RESUMING: the device is as it was, what was
         written is forgotten, and RESUMING goes on. Any other failure there, and a driver's bug anywhere, ends in ERROR.
         """
         flags = self._flags()
+        if target in _SAVING and target != self.state:  # before anything is stopped for nothing
+            self._check_migratable()
         while (state := next_state(self.state, target, flags)) is not self.state:
             self._take(state)
 
@@ -156,6 +159,10 @@ class Migration:
     def close(self) -> None:
         """The device is closed, or about to be reset: no stream is left."""
         self._close_streams()
+
+    def _check_migratable(self) -> None:
+        if (reason := self._device.ops.unmigratable()) is not None:
+            raise Unmigratable(f"{self._device.uuid} cannot be saved now: {reason}")
 
     def _flags(self) -> MigrationFlags:
         flags = self.flags

@@ -7,15 +7,22 @@ The counterpart of Linux's ``struct vfio_device_ops``. Every operation has a def
 from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from mdev_user.errors import NotSupported
+from mdev_user.errors import NotSupported, UnknownRequest
+from mdev_user.vfio.dma import Pieces
 from mdev_user.vfio.inspection import Decoder, NamedValue
 from mdev_user.vfio.migration import Incoming, Outgoing
 from mdev_user.vfio.migration_states import MigrationFlags
 from mdev_user.vfio.plain import PlainRead, PlainWrite
+from mdev_user.vfio.planes import Plane, PlaneType
 from mdev_user.vfio.requests import Reply, Request
+from mdev_user.vfio.screens import NoScreens, Screens
+from mdev_user.vfio.work import Spent
 
 if TYPE_CHECKING:
     from mdev_user.vfio.device import VfioDevice
+
+
+_NO_SCREENS = NoScreens()
 
 
 class DeviceOps:
@@ -29,6 +36,18 @@ class DeviceOps:
 
     def close_device(self) -> None:
         """The user is gone. Its DMA mappings and interrupts are gone already, and no job is running."""
+
+    def paused(self) -> None:
+        """The jobs of the open device stand still from now on, to be migrated, until `resumed`."""
+
+    def resumed(self) -> None:
+        """They go on. Also called when they never stood still."""
+
+    def hindered(self) -> None:
+        """A job is to go on, and some other step keeps it from that.
+
+        Unlike all others, this is called beside that step, in any thread.
+        """
 
     def read(self, region: int, offset: int, count: int) -> bytes:
         """Read ``count`` bytes (1 to 1 MiB) at ``offset`` of a region, any alignment. Returns exactly ``count``."""
@@ -65,6 +84,26 @@ class DeviceOps:
         """What gives the accesses in a trace their names; without it a trace has offsets only."""
         return None
 
+    def has_screen(self) -> bool:
+        """Whether the device has `plane`."""
+        return False
+
+    def plane(self, kind: PlaneType) -> Plane | None:
+        """What the open device shows on its screen, or as its pointer; None for nothing."""
+        raise UnknownRequest(f"the device has no screen: {kind.name}")
+
+    def screens(self) -> Screens:
+        """The device's heads, for whoever looks at them without being its user. The same object at every call."""
+        return _NO_SCREENS
+
+    def has_programs(self) -> bool:
+        """Whether processes of its own map the memory that its user shares: its files are kept for them then."""
+        return False
+
+    def unmigratable(self) -> str | None:
+        """Why the device cannot be saved at the moment, whatever its flags say. Changes nothing."""
+        return None
+
     def migration_flags(self) -> MigrationFlags:
         """What the device can do of migration; by default nothing."""
         return MigrationFlags(0)
@@ -84,6 +123,9 @@ class JobRunner(Protocol):
     @property
     def now(self) -> float:
         """The clock by which sleeps are slept, in seconds from some moment."""
+
+    def spent(self) -> Spent:
+        """What the coroutines took, the stretch that asks included; counted from the one after the first question."""
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None: ...
 
@@ -111,9 +153,14 @@ class DirectRunner(JobRunner, Protocol):
     def write_now(self, iova: int, data: bytes) -> bool:
         """Whether it was done."""
 
+    def gather_now(self, pieces: Pieces, into: memoryview) -> bool: ...
+
+    def scatter_now(self, pieces: Pieces, data: memoryview) -> bool:
+        """Whether it was done; if not, some of it may have been."""
+
 
 class RegionMemory(Protocol):
-    """The file that holds the mappable regions of an open device, each at ``index << REGION_SHIFT``."""
+    """The file that holds the mappable regions of an open device, each at its `region_offset`."""
 
     @property
     def fd(self) -> int: ...

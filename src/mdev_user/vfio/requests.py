@@ -79,9 +79,21 @@ class Area:
 
 
 REGION_SHIFT = 40
-"""A region's offset in the device's file is ``index << REGION_SHIFT`` (so a region is at most 1 TiB)."""
+"""A region is at most 1 TiB: the device's file has that much room for each, see `region_offset`."""
+REGION_BASE = 1 << 62
+"""Where the regions begin in the device's file, so that no access to an ordinary file has a region's offset."""
 MOST_REGIONS = 32
 """Indexes that a device may use, those of PCI included."""
+
+
+def region_offset(index: int) -> int:
+    """Where a region lies in the device's file."""
+    return REGION_BASE + (index << REGION_SHIFT)
+
+
+def region_place(offset: int) -> tuple[int, int]:
+    """Which region an offset in the device's file is of, and the offset within it; a negative index for none."""
+    return divmod(offset - REGION_BASE, 1 << REGION_SHIFT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +129,7 @@ class RegionInfo:
 
     def __post_init__(self) -> None:
         if self.offset < 0:
-            object.__setattr__(self, "offset", self.index << REGION_SHIFT)
+            object.__setattr__(self, "offset", region_offset(self.index))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Protocol
 class StepLock(Protocol):
     """As `threading.Lock`; released by the thread that acquired it."""
 
-    def acquire(self, *, timeout: float = -1) -> bool:
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - as Lock's
         """``timeout`` in seconds; -1 for no end."""
 
     def release(self) -> None: ...

@@ -1,10 +1,19 @@
-"""What a job may wait for besides DMA (time, and what another process computes), and where its first stretch runs."""
+"""What a job may wait for besides DMA (time, another process, anybody else), and where its first stretch runs."""
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 MOST_PENDING = 1024
 """Jobs of one mdev. A guest starts them, so there is an end to it."""
+
+
+class Spent(NamedTuple):
+    """What jobs took, in seconds from some moment: two of them differ by what was taken in between."""
+
+    processor: float
+    clock: float
+    """From the beginning of each stretch to its end, whether it had a processor or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,22 @@ class Offload:
     keywords: Mapping[str, object]
 
     def __await__(self) -> Generator["Offload", object, object]:
+        return (yield self)
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Awaited by a job: what somebody else tells it, whenever that is.
+
+    ``begin`` is called under the step lock and never blocks. It is given whom to tell, once and in any thread, and how
+    to ask, in any thread, whether the job still waits.
+    """
+
+    begin: "Callable[[Callable[[Answer | Exception], None], Callable[[], bool]], None]"
+    goes_on_there: bool = False
+    """Whether the job may go on in the thread that tells it: it is one of the mdev's own, in which nothing waits."""
+
+    def __await__(self) -> Generator["Later", object, object]:
         return (yield self)
 
 

@@ -22,6 +22,7 @@ from mdev_user.vfio_user.outgoing import Outgoing
 from mdev_user.vfio_user.plain_table import Place, PlainTable
 from mdev_user.vfio_user.token_lock import TOKEN, TokenLock
 from mdev_user.vfio_user.transport import ANCILLARY_SIZE, RECEIVE_FLAGS, Ancillary
+from mdev_user.vfio_user.traps import Traps
 
 _HEAD = ACCESS_MESSAGE.size
 _REGISTER = 8
@@ -55,6 +56,8 @@ class Line:
     """Where messages are received, of more bytes than an access has."""
     busy_poll: int
     """Nanoseconds to look for a message before sleeping until there is one."""
+    traps: Traps
+    """Whose calls are answered instead of replied to; this loop leaves them to `Connection`."""
 
 
 class AccessLoop(Protocol):

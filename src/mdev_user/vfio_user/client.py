@@ -5,6 +5,7 @@ DMA_WRITE); `serve` does that without a request of its own.
 """
 
 import os
+import select
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Protocol, Self, TypeVar
 from mdev_user.errors import DmaFault, GuestError, MdevUserError, PeerError, UnknownRequest, errno_of
 from mdev_user.vfio.dma import DmaFlags
 from mdev_user.vfio.migration_states import MigrationFlags, MigrationState
+from mdev_user.vfio.planes import Plane, PlaneType
 from mdev_user.vfio.requests import (
     Area,
     DeviceFlags,
@@ -50,6 +52,10 @@ class ServedMemory(Protocol):
     def write(self, address: int, data: bytes) -> None: ...
 
 
+def _go_on() -> None:
+    """Nobody has to know that the server is slow."""
+
+
 class NoMemory:
     """No guest memory: every DMA message is answered by EFAULT."""
 
@@ -77,7 +83,11 @@ class ClientRegion:
 
 
 class Client:
-    """One connection to a vfio-user server. Every request raises `RemoteError` with the errno that the server gave."""
+    """One connection to a vfio-user server. Every request raises `RemoteError` with the errno that the server gave.
+
+    ``carried`` is one byte, not 0 while part of a message has been received: then a new request is not alone on the
+    connection. Whole messages stay in the socket until somebody serves them, so that it is readable.
+    """
 
     def __init__(self, path: str | Path, memory: ServedMemory | None = None, timeout: float | None = None) -> None:
         """Connect and negotiate. ``timeout`` in seconds bounds every wait (TimeoutError); None waits for ever."""
@@ -254,6 +264,20 @@ class Client:
             raise PeerError(f"a dirty bitmap with {len(data)} bytes of data: expected {room}")
         return data[m.DmaReport.SIZE :]
 
+    def set_traps(self, listener: int, memory: int) -> None:
+        """Let the server end this program's calls (`messages.traps`); the fds stay the caller's. EPERM, EINVAL."""
+        _, fds = self._ask_with(m.SetTraps(), m.Done, (listener, memory))
+        close_fds(fds.take())
+
+    def post_traps(self, listener: int, memory: int) -> None:
+        """As `set_traps`, of a server that took some before: it is not waited for."""
+        send_all(self.socket, self.connection.post(m.SetTraps()), (listener, memory))
+
+    def plane(self, kind: PlaneType) -> Plane | None:
+        """What the device shows; None for nothing. ENOTTY when it has no screen, or the server is not one of ours."""
+        request = m.DeviceFeature.get(m.Feature.GFX_PLANE, m.PlaneQuery(kind).encode(), room=m.PlaneReply.SIZE)
+        return _told(m.PlaneReply.decode, self._feature(request)).plane
+
     def serve(self) -> None:
         """Wait for one message of the server's and answer it. ConnectionResetError when the server is gone."""
         self._answer(self._next_event())
@@ -262,6 +286,8 @@ class Client:
         self.socket = sock
         self.memory: ServedMemory = NoMemory() if memory is None else memory
         self.connection = Connection(Role.CLIENT)
+        self.carried = bytearray(1)
+        self.late: Callable[[], None] = _go_on
         self._buffer = bytearray(_BUFFER_SIZE)
         try:
             sock.sendall(self.connection.hello())
@@ -293,6 +319,29 @@ class Client:
         """The reply and the fds that came with it, which are the caller's."""
         identity, message = self.connection.ask(request)
         send_all(self.socket, message, fds)
+        return self._answer_to(identity, request, kind)
+
+    def follow(self, identity: int, request: Request, kind: type[_R], received: bytes | bytearray | None) -> _R:
+        """The reply to a request that was sent with this id, after which so much was received.
+
+        Nothing (b"") is the server's end; None when nothing came in time.
+        """
+        self.connection.asked(identity, request)
+        if received is None:
+            self.late()
+        else:
+            self._received(len(received), received, Fds())
+        reply, fds = self._answer_to(identity, request, kind)
+        close_fds(fds.take())
+        return reply
+
+    def wait(self) -> None:
+        """Wait until the server has sent something, or is gone."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        poll.poll()
+
+    def _answer_to(self, identity: int, request: Request, kind: type[_R]) -> tuple[_R, Fds]:
         while not isinstance(event := self._next_event(), Answered):
             self._answer(event)
         if event.id == identity and isinstance(event.reply, kind):
@@ -303,12 +352,23 @@ class Client:
         raise PeerError(f"the server's reply to {NUMBERS[type(request)].name}: {event.reply}")
 
     def _next_event(self) -> Event:
+        """Of one message, and what follows stays in the socket: whoever waits for that one is to be woken by it."""
         while (event := self.connection.next_event()) is None:
-            size, ancillary, flags, _ = self.socket.recvmsg_into([self._buffer], ANCILLARY_SIZE, RECEIVE_FLAGS)
-            if not size:
-                raise ConnectionResetError("the vfio-user server closed the connection")
-            self.connection.receive(memoryview(self._buffer)[:size], received_fds(ancillary, flags))
+            room = memoryview(self._buffer)[: self.connection.wanted]
+            try:
+                size, ancillary, flags, _ = self.socket.recvmsg_into([room], ANCILLARY_SIZE, RECEIVE_FLAGS)
+            except BlockingIOError:  # somebody set SO_RCVTIMEO
+                self.late()
+                self.wait()
+                continue
+            self._received(size, self._buffer, received_fds(ancillary, flags))
+        self.carried[0] = self.connection.midway
         return event
+
+    def _received(self, size: int, buffer: bytes | bytearray, fds: Fds) -> None:
+        if not size:
+            raise ConnectionResetError("the vfio-user server closed the connection")
+        self.connection.receive(memoryview(buffer)[:size], fds)
 
     def _answer(self, event: Event) -> None:
         """Answer a request of the server's."""

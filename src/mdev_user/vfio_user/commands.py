@@ -31,6 +31,9 @@ Request = (
     | m.DeviceFeature
     | m.MigDataRead
     | m.MigDataWrite
+    | m.SetTraps
+    | m.TrappedRead
+    | m.TrappedWrite
 )
 Reply = (
     Version
@@ -91,6 +94,9 @@ KINDS: dict[int, Kind] = {
     Command.DEVICE_FEATURE: Kind(m.DeviceFeature, m.DeviceFeature.decode, m.DeviceFeature.decode),
     Command.MIG_DATA_READ: Kind(m.MigDataRead, m.MigDataRead.decode, m.MigDataReadReply.decode),
     Command.MIG_DATA_WRITE: Kind(m.MigDataWrite, m.MigDataWrite.decode, m.Done.decode),
+    Command.SET_TRAPS: Kind(m.SetTraps, m.SetTraps.decode, m.Done.decode, request_fds=2),
+    Command.TRAPPED_READ: Kind(m.TrappedRead, m.TrappedRead.decode, m.Done.decode),
+    Command.TRAPPED_WRITE: Kind(m.TrappedWrite, m.TrappedWrite.decode, m.Done.decode),
 }
 NUMBERS: dict[type[Request], Command] = {kind.request: Command(number) for number, kind in KINDS.items()}
 

@@ -133,6 +133,12 @@ class Connection:
         """Part of a message has been received."""
         return bool(self._buffer)
 
+    @property
+    def wanted(self) -> int:
+        """How many bytes to receive so that none of the next message is among them. After `next_event` gave None."""
+        known = Header.decode(self._buffer).size if len(self._buffer) >= HEADER.size else HEADER.size
+        return known - len(self._buffer)
+
     def receive(self, data: bytes | memoryview, fds: Fds | None = None) -> None:
         """Take over one chunk as it was received, and the fds that came with it."""
         self._buffer += data
@@ -160,6 +166,12 @@ class Connection:
         identity, self._next_id = self._next_id, (self._next_id + 1) % _IDS
         self._pending[identity] = request
         return identity, command_message(identity, NUMBERS[type(request)], request.encode())
+
+    def asked(self, identity: int, request: Request) -> None:
+        """A request of ours that somebody else has sent, with an id that none of ours has."""
+        if identity in self._pending:
+            raise GuestError(f"the request {identity} waits for the peer's answer already")
+        self._pending[identity] = request
 
     def post(self, request: Request) -> bytes:
         """The message of a request that is not answered, whatever becomes of it. Its id is nobody's."""

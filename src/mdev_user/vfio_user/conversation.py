@@ -20,29 +20,38 @@ from mdev_user.vfio_user.framing import Command, reply_message
 from mdev_user.vfio_user.guest_memory import GuestMemory
 from mdev_user.vfio_user.long_requests import LongRequests, Steps
 from mdev_user.vfio_user.message_dma import Done, MessageDma
-from mdev_user.vfio_user.messages import RegionRead, RegionWrite
+from mdev_user.vfio_user.messages import RegionRead, RegionWrite, TrappedRead, TrappedWrite
 from mdev_user.vfio_user.outgoing import Sender
 from mdev_user.vfio_user.steps import DriverFailed, driver_failed, refused
 from mdev_user.vfio_user.transport import close_fds
+from mdev_user.vfio_user.traps import Traps
 
 Reply = tuple[bytes, tuple[int, ...]]
 """A message, empty for none, and the fds that travel with it."""
+_NOTHING: Reply = (b"", ())
 
 
 class Conversation:
     """The server's side. A driver's bug raises `DriverFailed`, bytes that nobody can follow `PeerError`: it is over."""
 
     def __init__(
-        self, device: VfioDevice, step_lock: StepLock, memory: GuestMemory, eventfds: Eventfds, outgoing: Sender
+        self,
+        device: VfioDevice,
+        step_lock: StepLock,
+        memory: GuestMemory,
+        eventfds: Eventfds,
+        outgoing: Sender,
+        traps: Traps,
     ) -> None:
         self.connection = Connection(Role.SERVER)
         self.accesses = Accesses(device)
-        self.requests = DeviceRequests(device, memory, eventfds)
+        self.requests = DeviceRequests(device, memory, eventfds, traps)
         self.dma = MessageDma(self.connection, self._send_of_job, lambda: device.acts)
         self._device = device
         self._step_lock = step_lock
         self._eventfds = eventfds
         self._outgoing = outgoing
+        self._traps = traps
         self._long = LongRequests(device, self.accesses)
 
     def handle_next(self) -> bool:
@@ -65,6 +74,7 @@ class Conversation:
         with self._step_lock:
             waiting = self.dma.end()
             self._eventfds.close_all()
+            self._traps.close()
         for done in waiting:
             self._tell_gone(done)
         close_fds(self.connection.take_fds())
@@ -125,6 +135,12 @@ class Conversation:
                 return self.accesses.read(event.id, offset, region, count), ()
             case RegionWrite(offset, region, data):
                 return self.accesses.write(event.id, offset, region, data), ()
+            case TrappedRead(offset, region, count, call, address):
+                self._traps.answer(call, address, self.accesses.read(event.id, offset, region, count))
+                return _NOTHING
+            case TrappedWrite(offset, region, data, call):
+                self._traps.written(call, self.accesses.write(event.id, offset, region, data))
+                return _NOTHING
             case _:
                 return self._perform(event)
 

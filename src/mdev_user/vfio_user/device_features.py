@@ -12,6 +12,7 @@ from typing import Protocol
 from mdev_user.errors import GuestError, UnknownRequest
 from mdev_user.vfio.dirty import DirtyLog
 from mdev_user.vfio.migration_states import MigrationFlags, MigrationState
+from mdev_user.vfio.planes import Plane, PlaneType
 from mdev_user.vfio_user import messages as m
 
 _GET, _SET, _PROBE = m.FeatureOps.GET, m.FeatureOps.SET, m.FeatureOps.PROBE
@@ -31,6 +32,14 @@ class Migration(Protocol):
     def data_size(self) -> int: ...
 
 
+class Screen(Protocol):
+    """What is asked of a device's screen; `mdev_user.vfio.ops.DeviceOps` tells the rest."""
+
+    def has_screen(self) -> bool: ...
+
+    def plane(self, kind: PlaneType) -> Plane | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Rule:
     """What may be done with a feature, how many bytes its data has at least, and what does it."""
@@ -43,8 +52,13 @@ class _Rule:
 class DeviceFeatures:
     """The features of one device, under its step lock."""
 
-    def __init__(self, migration: Callable[[], Migration], log: Callable[[], DirtyLog] | None = None) -> None:
-        """Both are asked for at each request, since they are other ones for each user. No ``log``: no DMA logging."""
+    def __init__(
+        self,
+        migration: Callable[[], Migration],
+        log: Callable[[], DirtyLog] | None = None,
+        screen: Callable[[], Screen] | None = None,
+    ) -> None:
+        """They are asked for at each request, since each user has others; one that is None is not there."""
         self._migration = migration
         self._rules: dict[int, _Rule] = {
             m.Feature.MIGRATION: _Rule(_GET, m.U64.SIZE, self._flags),
@@ -54,6 +68,9 @@ class DeviceFeatures:
         self._of_migration = frozenset(self._rules)
         if log is not None:
             self._rules |= _logging_rules(log)
+        self._screen = screen
+        if screen is not None:
+            self._rules[m.Feature.GFX_PLANE] = _Rule(_GET, m.PlaneReply.SIZE, lambda request: _plane(screen(), request))
 
     def perform(self, request: m.DeviceFeature) -> m.DeviceFeature:
         """The reply; what raises is the request's errno."""
@@ -72,9 +89,12 @@ class DeviceFeatures:
 
     def _rule(self, feature: int) -> _Rule:
         rule = self._rules.get(feature)
-        if rule is None or (feature in self._of_migration and not self._migration().flags):
+        if rule is None or (feature in self._of_migration and not self._migration().flags) or self._is_blank(feature):
             raise UnknownRequest(f"the device does not have feature {feature}")
         return rule
+
+    def _is_blank(self, feature: int) -> bool:
+        return feature == m.Feature.GFX_PLANE and (self._screen is None or not self._screen().has_screen())
 
     def _flags(self, request: m.DeviceFeature) -> m.DeviceFeature:
         return request.with_data(m.U64(self._migration().flags).encode())
@@ -115,3 +135,7 @@ def _report(log: DirtyLog, request: m.DeviceFeature) -> m.DeviceFeature:
     if request.room < m.DmaReport.SIZE + report.bitmap_size:  # before the log is cleared
         raise GuestError(f"argsz {request.argsz} is too little for a bitmap of {report.bitmap_size} bytes")
     return request.with_data(report.encode() + log.report(report.iova, report.length, report.page_size))
+
+
+def _plane(screen: Screen, request: m.DeviceFeature) -> m.DeviceFeature:
+    return request.with_data(m.PlaneReply(screen.plane(m.PlaneQuery.decode(request.data).type)).encode())

@@ -12,13 +12,14 @@ from mdev_user.errors import GuestError, MdevUserError
 from mdev_user.units import MiB
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaFlags, DmaMappings, Mapping
-from mdev_user.vfio.requests import REGION_SHIFT, Area, RegionFlags, RegionInfo, SetIrqs
+from mdev_user.vfio.requests import REGION_BASE, REGION_SHIFT, Area, RegionFlags, RegionInfo, SetIrqs
 from mdev_user.vfio_user import messages as m
 from mdev_user.vfio_user.commands import Request
 from mdev_user.vfio_user.connection import Fds
 from mdev_user.vfio_user.device_features import DeviceFeatures
 from mdev_user.vfio_user.eventfd import Eventfds, GuestEventfd
 from mdev_user.vfio_user.guest_memory import GuestMemory, MayKeepWaiting
+from mdev_user.vfio_user.traps import Traps
 
 UNSHARED = 16 * MiB
 """A BIOS or an option ROM comes without a file, too; a guest's RAM is larger than this."""
@@ -29,19 +30,20 @@ Performed = tuple[bytes, tuple[int, ...]]
 """The reply's payload, and fds to send along, which stay the device's."""
 
 _NOTHING: Performed = (b"", ())
-_MOST_REGIONS = 1 << (63 - REGION_SHIFT)
+_MOST_REGIONS = ((1 << 63) - REGION_BASE) >> REGION_SHIFT
 _REGION_FLAGS = RegionFlags.READ | RegionFlags.WRITE | RegionFlags.MMAP
 
 
 class DeviceRequests:
     """Performs requests on one open device, under its step lock. What raises is the request's errno."""
 
-    def __init__(self, device: VfioDevice, memory: GuestMemory, eventfds: Eventfds) -> None:
+    def __init__(self, device: VfioDevice, memory: GuestMemory, eventfds: Eventfds, traps: Traps) -> None:
         self.largest_unshared = 0
+        self._traps = traps
         self._device = device
         self._memory = memory
         self._eventfds = eventfds
-        self._features = DeviceFeatures(lambda: device.migration, lambda: device.dma.log)
+        self._features = DeviceFeatures(lambda: device.migration, lambda: device.dma.log, lambda: device.ops)
         # Any: the key says which request a method takes, and a dictionary's type cannot say that.
         self._methods: dict[type[Request], Callable[[Any, Fds], Performed]] = {
             m.DmaMap: self._dma_map,
@@ -54,6 +56,7 @@ class DeviceRequests:
             m.DeviceReset: self._reset,
             m.DeviceFeature: self._feature,
             m.MigDataWrite: self._mig_data_write,
+            m.SetTraps: self._set_traps,
         }
 
     def perform(self, request: Request, fds: Fds) -> Performed:
@@ -122,6 +125,10 @@ class DeviceRequests:
         except (MdevUserError, OSError):
             return False
         return True
+
+    def _set_traps(self, _request: m.SetTraps, fds: Fds) -> Performed:
+        self._traps.set(fds.take())
+        return _NOTHING
 
     def _get_irq_info(self, request: m.DeviceGetIrqInfo, _fds: Fds) -> Performed:
         info = self._device.irq_info(request.index)

@@ -14,6 +14,7 @@ from mdev_user.vfio_user.conversation import Conversation
 from mdev_user.vfio_user.eventfd import Eventfds, Watcher
 from mdev_user.vfio_user.guest_memory import GuestMemory
 from mdev_user.vfio_user.message_dma import Done, Wanted, still
+from mdev_user.vfio_user.traps import Traps
 
 Message = tuple[bytes, tuple[int, ...]]
 """One message of the server's, and the fds that travel with it; they stay the device's."""
@@ -40,7 +41,7 @@ class Exchange:
         self._sent = _Collected()
         eventfds = Eventfds(watcher, self._failed)
         lock = Lock() if step_lock is None else step_lock
-        self._conversation = Conversation(device, lock, memory or GuestMemory(), eventfds, self._sent)
+        self._conversation = Conversation(device, lock, memory or GuestMemory(), eventfds, self._sent, Traps())
 
     @property
     def midway(self) -> bool:

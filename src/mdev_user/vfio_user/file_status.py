@@ -12,6 +12,7 @@ from struct import Struct
 from typing import NamedTuple
 
 _EMPTY_PATH, _DONT_SYNC = 0x1000, 0x4000
+_AT_FDCWD = -100
 _BASIC = 0x7FF
 _SIZE = 256
 _STATX = Struct("=28xH2xQQ88xII")
@@ -48,12 +49,22 @@ class FileStatus(NamedTuple):
 
 def file_status(fd: int) -> FileStatus:
     """OSError for what is no open file descriptor."""
+    mode, inode, size, major, minor = _told(fd, b"", _EMPTY_PATH)
+    return FileStatus(stat.S_ISREG(mode), (major, minor), inode, size, seals(fd), fcntl.fcntl(fd, fcntl.F_GETFL))
+
+
+def identity_at(path: bytes) -> tuple[int, int]:
+    """st_dev and st_ino of what a path leads to that asks no file system, such as /proc/PID/fd/N. ENOENT."""
+    _mode, inode, _size, major, minor = _told(_AT_FDCWD, path, 0)
+    return os.makedev(major, minor), inode
+
+
+def _told(fd: int, path: bytes, flags: int) -> tuple[int, ...]:
     buffer = ctypes.create_string_buffer(_SIZE)
-    if _statx(fd, b"", _EMPTY_PATH | _DONT_SYNC, _BASIC, buffer):
+    if _statx(fd, path, flags | _DONT_SYNC, _BASIC, buffer):
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
-    mode, inode, size, major, minor = _STATX.unpack_from(buffer)
-    return FileStatus(stat.S_ISREG(mode), (major, minor), inode, size, seals(fd), fcntl.fcntl(fd, fcntl.F_GETFL))
+    return _STATX.unpack_from(buffer)
 
 
 def seals(fd: int) -> int | None:

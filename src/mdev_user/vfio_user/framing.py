@@ -25,7 +25,10 @@ MOST_FDS = 16
 
 
 class Command(IntEnum):
-    """Command numbers of the specification; `commands` has what each is. 14 is gone from it."""
+    """Command numbers of the specification; `commands` has what each is. 14 is gone from it.
+
+    Those from 0x8000 on are ours.
+    """
 
     VERSION = 1
     DMA_MAP = 2
@@ -45,6 +48,9 @@ class Command(IntEnum):
     DEVICE_FEATURE = 16
     MIG_DATA_READ = 17
     MIG_DATA_WRITE = 18
+    SET_TRAPS = 0x8000
+    TRAPPED_READ = 0x8001
+    TRAPPED_WRITE = 0x8002
 
 
 class Header(NamedTuple):

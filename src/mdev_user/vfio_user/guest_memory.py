@@ -9,14 +9,15 @@ out; nobody gets a view.
 
 import fcntl
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from mmap import PROT_READ, PROT_WRITE, mmap
 from threading import Lock
 from typing import final
 
 from mdev_user.errors import DmaFault, GuestError, TooManyFiles
-from mdev_user.vfio.dma import Backing, DmaFlags
+from mdev_user.vfio.dma import Backing, DmaFlags, Pieces
 from mdev_user.vfio_user.file_status import FileStatus, file_status, on_huge_pages
+from mdev_user.vfio_user.scattered import gather, outside, scatter
 from mdev_user.vfio_user.shares import MOST_FILES, Share
 from mdev_user.vfio_user.transport import close_fds
 
@@ -39,6 +40,11 @@ class _File:
     fd: int = -1
     scratch: int = -1
     users: int = 0
+    view: memoryview | None = field(init=False)
+    """Of the mapped memory: what is cut out of it lives as long as one statement."""
+
+    def __post_init__(self) -> None:
+        self.view = None if self.memory is None else memoryview(self.memory)
 
     @property
     def fds(self) -> int:
@@ -47,6 +53,8 @@ class _File:
 
     def close(self, share: Share) -> None:
         share.give_files(self.fds)
+        if self.view is not None:
+            self.view.release()
         if self.memory is not None:
             share.give_space(len(self.memory))
             self.memory.close()
@@ -66,8 +74,10 @@ class GuestMemory:
     of his own files are taken for one harms nobody else. Safe to use from several threads.
     """
 
-    def __init__(self, share: Share | None = None) -> None:
+    def __init__(self, share: Share | None = None, *, keep_files: bool = False) -> None:
+        """``keep_files``: another process is to map them, too. A file that is mapped costs one descriptor more then."""
         self.share = share or Share()
+        self._keep_files = keep_files
         self._files: dict[_Key, _File] = {}
         self._open = 0
         self._lock = Lock()
@@ -103,7 +113,7 @@ class GuestMemory:
                 close(fd)
         if file.memory is None:
             return _FileBacking(self, file, offset, size)
-        return (_MappedBacking if file.fd < 0 else _HugeBacking)(self, file, offset, size)
+        return (_MappedBacking if file.scratch < 0 else _HugeBacking)(self, file, offset, size)
 
     def _file(self, fd: int, status: FileStatus, end: int) -> tuple[_File, bool]:
         """The file of ``fd``, in which there are ``end`` bytes to be reached; and whether it keeps ``fd``."""
@@ -116,6 +126,8 @@ class GuestMemory:
             memory = self._map(fd, status.size, key[2])
             if memory is not None and on_huge_pages(fd):
                 return self._add(self._huge(key, memory, fd)), True
+            if memory is not None and self._keep_files:
+                return self._add(self._kept(key, memory, fd)), True
             if memory is not None:
                 return self._add(_File(key, memory)), False
         key = (status.device, status.inode, status.opened, False)
@@ -139,14 +151,21 @@ class GuestMemory:
             return None
 
     def _huge(self, key: _Key, memory: mmap, fd: int) -> _File:
+        self._take_more(2, memory)
+        return _File(key, memory, fd, os.memfd_create("dma", os.MFD_CLOEXEC))
+
+    def _kept(self, key: _Key, memory: mmap, fd: int) -> _File:
+        self._take_more(1, memory)
+        return _File(key, memory, fd)
+
+    def _take_more(self, files: int, memory: mmap) -> None:
         try:
-            self.share.take_files(2)
+            self.share.take_files(files)
         except TooManyFiles:
             self.share.give_space(len(memory))
             self.share.give_files(1)
             memory.close()
             raise
-        return _File(key, memory, fd, os.memfd_create("dma", os.MFD_CLOEXEC))
 
     def _admit(self) -> None:
         if self._open >= MOST_FILES:
@@ -171,13 +190,14 @@ class GuestMemory:
 
 @final
 class _MappedBacking:
-    __slots__ = ("_end", "_file", "_memory", "_owner", "_start")
+    __slots__ = ("_end", "_file", "_memory", "_owner", "_start", "_view")
 
     def __init__(self, owner: GuestMemory, file: _File, start: int, size: int) -> None:
         self._owner = owner
         self._file: _File | None = file
         assert file.memory is not None  # noqa: S101 - only such a file is given to us
-        self._memory = file.memory
+        assert file.view is not None  # noqa: S101 - as above
+        self._memory, self._view = file.memory, file.view
         self._start = start
         self._end = start + size
 
@@ -185,15 +205,25 @@ class _MappedBacking:
         start = self._start + offset
         end = start + length
         if offset < 0 or end > self._end:
-            raise _outside()
+            raise outside()
         return self._memory[start:end]
 
     def write(self, offset: int, data: bytes) -> None:
         start = self._start + offset
         end = start + len(data)
         if offset < 0 or end > self._end:
-            raise _outside()
+            raise outside()
         self._memory[start:end] = data
+
+    def file(self) -> tuple[int, int] | None:
+        file = self._file
+        return None if file is None or file.fd < 0 else (file.fd, self._start)
+
+    def gather(self, base: int, pieces: Pieces, into: memoryview) -> int:
+        return gather(self._view, self._start, self._end, base, pieces, into)
+
+    def scatter(self, base: int, pieces: Pieces, data: memoryview) -> int:
+        return scatter(self._view, self._start, self._end, base, pieces, data)
 
     def close(self) -> None:
         file, self._file = self._file, None
@@ -212,6 +242,9 @@ class _FileBacking:
         self._start = start
         self._end = start + size
 
+    def file(self) -> tuple[int, int] | None:
+        return None if self._file is None else (self._fd, self._start)
+
     def check(self, offset: int, length: int) -> None:
         _check_inside(offset, self._start + offset + length, self._end)
 
@@ -221,20 +254,34 @@ class _FileBacking:
         data = bytearray()
         while len(data) < length:
             part = self._try_read(start + len(data), length - len(data))
-            if not part:
-                raise DmaFault(f"the guest's memory file ends before offset {start + length:#x}")
+            _check_part(len(part), start + length)
             data += part
         return bytes(data)
 
     def write(self, offset: int, data: bytes) -> None:
         start = self._start + offset
         _check_inside(offset, start + len(data), self._end)
-        # A write behind the end would make the file longer; the guest's memory must not grow by our writing.
-        if start + len(data) > os.fstat(self._fd).st_size:
-            raise DmaFault(f"the guest's memory file ends before offset {start + len(data):#x}")
-        written = 0
-        while written < len(data):
-            written += self._try_write(data[written:], start + written)
+        _check_size(start + len(data), os.fstat(self._fd).st_size)
+        self._store(start, memoryview(data))
+
+    def gather(self, base: int, pieces: Pieces, into: memoryview) -> int:
+        at = 0
+        for address, length in pieces:
+            start = self._start + address - base
+            _check_inside(address - base, start + length, self._end)
+            self._load(start, into[at : at + length])
+            at += length
+        return at
+
+    def scatter(self, base: int, pieces: Pieces, data: memoryview) -> int:
+        size, at = os.fstat(self._fd).st_size, 0
+        for address, length in pieces:
+            start = self._start + address - base
+            _check_inside(address - base, start + length, self._end)
+            _check_size(start + length, size)
+            self._store(start, data[at : at + length])
+            at += length
+        return at
 
     def close(self) -> None:
         file, self._file = self._file, None
@@ -248,7 +295,22 @@ class _FileBacking:
         except OSError as error:
             raise DmaFault(f"the guest's memory file: {error}") from error
 
-    def _try_write(self, data: bytes, start: int) -> int:
+    def _load(self, start: int, into: memoryview) -> None:
+        done, length = 0, len(into)
+        while done < length:
+            try:
+                part = os.preadv(self._fd, [into[done:]], start + done)
+            except OSError as error:
+                raise DmaFault(f"the guest's memory file: {error}") from error
+            _check_part(part, start + length)
+            done += part
+
+    def _store(self, start: int, data: memoryview) -> None:
+        done, length = 0, len(data)
+        while done < length:
+            done += self._try_write(data[done:], start + done)
+
+    def _try_write(self, data: memoryview, start: int) -> int:
         try:
             return os.pwrite(self._fd, data, start)
         except OSError as error:
@@ -263,7 +325,7 @@ class _HugeBacking:
     page that there may not be: SIGBUS. The kernel, copying into it, gives EFAULT.
     """
 
-    __slots__ = ("_by_file", "_file", "_memory", "_start", "close", "read")
+    __slots__ = ("_by_file", "_file", "_memory", "_start", "close", "file", "gather", "read")
 
     def __init__(self, owner: GuestMemory, file: _File, start: int, size: int) -> None:
         assert file.memory is not None  # noqa: S101 - only such a file is given to us
@@ -271,16 +333,23 @@ class _HugeBacking:
         self._file = file
         self._memory = file.memory
         self._start = start
-        self.read = self._by_file.read
+        self.read, self.gather, self.file = self._by_file.read, self._by_file.gather, self._by_file.file
         self.close = self._by_file.close
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         start = self._start + offset
         self._by_file.check(offset, len(data))
         for at in range(0, len(data), _PIECE):
             self._copy(start + at, data[at : at + _PIECE])
 
-    def _copy(self, start: int, data: bytes) -> None:
+    def scatter(self, base: int, pieces: Pieces, data: memoryview) -> int:
+        at = 0
+        for address, length in pieces:
+            self.write(address - base, data[at : at + length])
+            at += length
+        return at
+
+    def _copy(self, start: int, data: bytes | memoryview) -> None:
         scratch = self._file.scratch
         with memoryview(self._memory) as whole, whole[start : start + len(data)] as there:
             try:
@@ -313,11 +382,18 @@ def _check_offset(offset: int, size: int) -> None:
 
 def _check_inside(offset: int, end: int, limit: int) -> None:
     if offset < 0 or end > limit:
-        raise _outside()
+        raise outside()
 
 
-def _outside() -> DmaFault:
-    return DmaFault("a DMA access outside of its mapping")
+def _check_part(length: int, end: int) -> None:
+    if not length:
+        raise DmaFault(f"the guest's memory file ends before offset {end:#x}")
+
+
+def _check_size(end: int, size: int) -> None:
+    """A write behind the end would make the file longer; the guest's memory must not grow by our writing."""
+    if end > size:
+        raise DmaFault(f"the guest's memory file ends before offset {end:#x}")
 
 
 def _protection(status: FileStatus) -> int:

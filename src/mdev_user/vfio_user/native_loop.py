@@ -18,6 +18,7 @@ class NativeLoop:
     def serve(self) -> Received:
         line, read, outgoing = self._line, self._accesses.read, self._line.outgoing
         write = partial(self._accesses.write_and_go_on, outgoing.send_in_passing)
+        traps = line.traps
         while True:
             received = _native.serve(
                 line.socket.fileno(),
@@ -28,7 +29,14 @@ class NativeLoop:
                 outgoing.leave,
                 outgoing.stuck,
                 line.busy_poll,
+                traps.listener,
+                traps.memory,
+                self._write_trapped,
             )
             if received is not None:
                 return received
             outgoing.drain()
+
+    def _write_trapped(self, call: int, offset: int, region: int, data: bytes) -> bytes:
+        """The reply by which the loop is to end this call; b"" when it is ended."""
+        return self._accesses.write_and_go_on(partial(self._line.traps.written, call), 0, offset, region, data)

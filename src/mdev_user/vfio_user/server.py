@@ -22,7 +22,8 @@ from mdev_user.vfio_user.loops import loop_of
 from mdev_user.vfio_user.message_dma import Done, Wanted, still
 from mdev_user.vfio_user.outgoing import Outgoing
 from mdev_user.vfio_user.steps import DriverFailed, driver_failed
-from mdev_user.vfio_user.transport import ANCILLARY_SIZE, RECEIVE_FLAGS, received_fds
+from mdev_user.vfio_user.transport import ANCILLARY_SIZE, RECEIVE_FLAGS, credentials_of, received_fds
+from mdev_user.vfio_user.traps import Traps
 
 _BUFFER_SIZE = 64 << 10
 """Bytes of one receive; a longer message takes several."""
@@ -54,9 +55,10 @@ class Session:
         self._buffer = bytearray(_BUFFER_SIZE)
         self._outgoing = Outgoing(sock, step_lock)
         eventfds = Eventfds(watcher, self.fail, memory.share)
-        self._conversation = Conversation(device, step_lock, memory, eventfds, self._outgoing)
+        traps = Traps(credentials_of(sock)[1])
+        self._conversation = Conversation(device, step_lock, memory, eventfds, self._outgoing, traps)
         self.connection = self._conversation.connection
-        line = Line(sock, self._outgoing, self._buffer, busy_poll)
+        line = Line(sock, self._outgoing, self._buffer, busy_poll, traps)
         self._loop = loop_of(line, self._conversation.accesses, step_lock, device.plain)
 
     @property

@@ -5,11 +5,15 @@ import socket
 from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from struct import Struct
 from threading import BoundedSemaphore, Thread
 
 from mdev_user.vfio_user.connection import Fds
 from mdev_user.vfio_user.file_status import file_status
 from mdev_user.vfio_user.framing import MOST_FDS
+
+_CREDENTIALS = Struct("=3i")
+"""struct ucred: process, user, group."""
 
 Ancillary = list[tuple[int, int, bytes]]
 
@@ -41,6 +45,12 @@ def send_all(sock: socket.socket, data: bytes | memoryview, fds: Sequence[int] =
     sent = send_with_fds(sock, data, fds)
     if sent != len(data):  # sending nothing would fail where the peer has answered and closed already
         sock.sendall(memoryview(data)[sent:])
+
+
+def credentials_of(sock: socket.socket) -> tuple[int, int]:
+    """The process and the user at the other end of a UNIX socket, as they were when it was connected (unix(7))."""
+    pid, uid, _gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid, uid
 
 
 def close_fds(numbers: Iterable[int]) -> None:

@@ -26,15 +26,18 @@ class FakeMachine(Machine):
         self.uid = uid
         self.environment = {"XDG_RUNTIME_DIR": "/run/user/1000"}
         self.kernel = "6.12.43-amd64"
+        self.architecture = "x86_64"
         self.python = "3.11.2"
         self.texts = {
             "/proc/self/status": "Name:\tx\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n",
             "/etc/fuse.conf": "# comment\nuser_allow_other\n",
             "/proc/sys/kernel/yama/ptrace_scope": "1",
+            "/proc/sys/kernel/seccomp/actions_avail": "kill_process kill_thread trap errno user_notif trace log allow",
             "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "0",
         }
         self.fuse: OSError | None = None
         self.memfd: OSError | None = None
+        self.no_groups = ""
         self.limits: dict[int, int] = {resource.RLIMIT_NOFILE: 1 << 20}
         self.programs = {"fusermount3": "/usr/bin/fusermount3", "qemu-system-x86_64": QEMU}
         self.setuid = True
@@ -44,6 +47,7 @@ class FakeMachine(Machine):
         }
         self.libfuse: str | None = "3.14.0"
         self.loop_error = ""
+        self.libraries: dict[str, str] = {}
         self.mounts: list[Path] = []
         self.daemon = False
 
@@ -58,6 +62,10 @@ class FakeMachine(Machine):
     @override
     def memfd_error(self) -> OSError | None:
         return self.memfd
+
+    @override
+    def why_no_control_groups(self) -> str:
+        return self.no_groups
 
     @override
     def hard_limit(self, kind: int) -> int | None:
@@ -78,6 +86,10 @@ class FakeMachine(Machine):
     @override
     def native_loop_error(self) -> str:
         return self.loop_error
+
+    @override
+    def library_error(self, name: str) -> str:
+        return self.libraries.get(name, "")
 
     @override
     def libfuse_version(self) -> str | None:
@@ -132,6 +144,21 @@ def test_a_good_machine_has_nothing_to_cure(uid: int) -> None:
 def test_kernel(root: FakeMachine, release: str, level: Level) -> None:
     root.kernel = release
     assert check("kernel", root).level is level
+
+
+def test_devices_in_run(root: FakeMachine) -> None:
+    assert check("devices in run", root).found == "`mdev-user run` can offer /dev/vfio and /dev/iommu"
+    root.limits[resource.RLIMIT_NOFILE] = 100
+    assert "`ulimit -Hn` is 100" in check("devices in run", root).found
+    root.texts["/proc/sys/kernel/seccomp/actions_avail"] = "kill_process errno allow"
+    assert "no seccomp user notification" in check("devices in run", root).found
+    root.kernel = "5.18"
+    assert "Linux 5.18" in check("devices in run", root).found
+    root.architecture = "aarch64"
+    answer = check("devices in run", root)
+    assert answer.level is Level.WARNING
+    assert "aarch64" in answer.found
+    assert "--sysfs-only" in answer.cure
 
 
 def test_python(root: FakeMachine) -> None:
@@ -223,8 +250,19 @@ def test_memfd(root: FakeMachine) -> None:
     assert check("memfd", root).level is Level.PROBLEM
 
 
+def test_control_groups(root: FakeMachine) -> None:
+    """They are one more bound, and there are others: what is missing is told, and no reason to warn."""
+    assert check("control groups", root).found == "a daemon that is started from here has some"
+    root.no_groups = "/sys/fs/cgroup has no controller memory (only none)"
+    answer = check("control groups", root)
+    assert (answer.level, answer.found) == (Level.OK, f"not from here: {root.no_groups}")
+
+
 def test_qemu_without_the_device(root: FakeMachine) -> None:
     root.outputs = {(QEMU, "--version"): "QEMU emulator version 7.2.0", (QEMU, "-device", "help"): 'name "vfio-pci"'}
+    answer = check("qemu", root)
+    assert (answer.level, answer.found) == (Level.OK, "QEMU 7.2.0 with vfio-pci, under `mdev-user run`")
+    root.texts["/proc/sys/kernel/seccomp/actions_avail"] = "kill_process"
     answer = check("qemu", root)
     assert (answer.level, answer.found) == (Level.WARNING, "QEMU 7.2.0 has no vfio-user-pci")
 
@@ -233,6 +271,19 @@ def test_no_qemu(root: FakeMachine) -> None:
     root.programs.clear()
     answer = check("qemu", root)
     assert (answer.level, answer.found) == (Level.WARNING, "no qemu-system-x86_64 in PATH")
+
+
+@pytest.mark.parametrize("library", ["libvirglrenderer.so.1", "libEGL.so.1", "libOpenGL.so.0"])
+def test_no_renderer(root: FakeMachine, library: str) -> None:
+    root.libraries[library] = f"{library}: cannot open shared object file"
+    answer = check("renderer", root)
+    assert (answer.level, answer.found) == (Level.WARNING, f"{library}: cannot open shared object file")
+    assert "apt install libvirglrenderer1 " in answer.cure
+
+
+def test_library_error() -> None:
+    assert not Machine().library_error("libc.so.6")
+    assert "libmissing-virgl.so.7" in Machine().library_error("libmissing-virgl.so.7")
 
 
 def test_the_rigs_qemu_is_good_enough(root: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from mdev_user.daemon.control import ControlServer
 from mdev_user.daemon.events import EventLog, EventReader
+from mdev_user.daemon.png import Png
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.daemon.views import (
     ClientView,
@@ -20,7 +21,7 @@ from mdev_user.daemon.views import (
     TypeView,
     ValuesView,
 )
-from mdev_user.errors import AlreadyExists, Busy, ConfigError, NoDevice, NoSpace
+from mdev_user.errors import AlreadyExists, Busy, ConfigError, InvalidValue, NoDevice, NoSpace
 from mdev_user.host.purpose import Purpose
 from mdev_user.vfio.inspection import (
     Decoded,
@@ -173,6 +174,14 @@ class FakeOperations:
     def unmodelled(self, uuid: UUID) -> Unmodelled:
         self._find(uuid)
         return MISSING
+
+    def screenshot(self, uuid: UUID, head: int, level: int, *, pointer: bool) -> Png:
+        """The request, for what a PNG would be."""
+        self._find(uuid)
+        if head > 1:
+            raise InvalidValue(f"head {head}: expected 0 to 1")
+        pieces = b"\x89PNG", f" {head} {level} {pointer}".encode()
+        return Png(sum(map(len, pieces)), iter(pieces))
 
     def trace(self, uuid: UUID) -> FakeTrace:
         self._find(uuid)

@@ -44,6 +44,9 @@ class FakeHost:
     def ask(self, call: Call) -> Value:
         return self.call(call)
 
+    def ask_with(self, fd: int, call: Call) -> Value:
+        raise NotImplementedError
+
     def ask_for_all(self, call: Call) -> list[Value]:
         return [self.call(call)]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from typing_extensions import override
@@ -278,12 +278,10 @@ def run_model(examples: int) -> None:
         settings=settings(
             max_examples=examples,
             stateful_step_count=30,
-            deadline=None,
             derandomize=True,
             database=None,
             phases=[Phase.generate],
             report_multiple_bugs=False,
-            suppress_health_check=[HealthCheck.too_slow],
         ),
     )
 

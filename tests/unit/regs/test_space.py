@@ -357,7 +357,7 @@ def by_bytes(space: RegisterSpace, offset: int, what: bytes | int) -> bytes:
     return b""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(maps(), st.lists(accesses(), max_size=12))
 def test_access_equals_the_accesses_to_its_bytes(bar: type[Bar], log: list[tuple[int, bytes | int]]) -> None:
     whole, parts = in_use(bar)[0], in_use(bar)[0]
@@ -413,7 +413,7 @@ class Oracle:
                 self.bits[key] = 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(maps(), st.lists(accesses(), max_size=12))
 def test_registers_behave_as_a_data_sheet_says(bar: type[Bar], log: list[tuple[int, bytes | int]]) -> None:
     space, oracle = in_use(bar)[0], Oracle(bar)

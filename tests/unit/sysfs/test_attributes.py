@@ -10,7 +10,7 @@ from mdev_user.mdev.device import State
 from mdev_user.sysfs.paths import device_path
 from mdev_user.sysfs.tree import Attribute
 from mdev_user.sysfs.uevent_file import asked_for
-from mdev_user.sysfs.uevents import Uevent
+from mdev_user.sysfs.uevents import Uevent, cdev_properties, group_properties
 from unit.sysfs.scene import MDPY, MTTY, MTTY_TYPES, PATIENCE, UUID1, UUID2, Scene, until, uuid_of
 
 DEVICE = f"devices/virtual/mtty/mtty/{UUID1}"
@@ -70,8 +70,11 @@ def test_a_fresh_tree_shows(scene: Scene, path: str, text: str) -> None:
         (f"{DEVICE}/uevent", "DRIVER=mtty\n"),
         (f"{DEVICE}/vendor/sample_mdev_dev", f"This is MDEV {UUID1}\n"),
         (f"{DEVICE}/vendor/speed", "115200\n"),
-        (f"{DEVICE}/vfio-dev/vfio0/uevent", ""),
-        ("devices/virtual/vfio/0/uevent", "DEVNAME=vfio/0\n"),
+        (f"{DEVICE}/vfio-dev/vfio0/uevent", "MAJOR=243\nMINOR=0\nDEVNAME=vfio/devices/vfio0\n"),
+        (f"{DEVICE}/vfio-dev/vfio0/dev", "243:0\n"),
+        ("devices/virtual/vfio/0/uevent", "MAJOR=242\nMINOR=0\nDEVNAME=vfio/0\n"),
+        ("devices/virtual/vfio/0/dev", "242:0\n"),
+        ("devices/virtual/misc/vfio/dev", "10:196\n"),
         ("kernel/iommu_groups/0/name", "vfio-noiommu\n"),
         ("kernel/iommu_groups/0/reserved_regions", ""),
         ("kernel/iommu_groups/0/type", "unknown\n"),
@@ -250,11 +253,11 @@ def test_uevent_takes_an_action(text: bytes, action: str, properties: dict[str, 
         (DEVICE, Uevent("add", f"/{DEVICE}", "mdev", {"SYNTH_UUID": "0", "DRIVER": "mtty"})),
         (
             "devices/virtual/vfio/0",
-            Uevent("add", "/devices/virtual/vfio/0", "vfio", {"SYNTH_UUID": "0", "DEVNAME": "vfio/0"}),
+            Uevent("add", "/devices/virtual/vfio/0", "vfio", {"SYNTH_UUID": "0", **group_properties(0)}),
         ),
         (
             f"{DEVICE}/vfio-dev/vfio0",
-            Uevent("add", f"/{DEVICE}/vfio-dev/vfio0", "vfio-dev", {"SYNTH_UUID": "0"}),
+            Uevent("add", f"/{DEVICE}/vfio-dev/vfio0", "vfio-dev", {"SYNTH_UUID": "0", **cdev_properties(0)}),
         ),
     ],
 )

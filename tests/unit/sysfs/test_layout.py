@@ -30,12 +30,14 @@ IN_GROUP = {
     f"{DEVICE}/iommu_group", "class/vfio/0",
     "devices/virtual/vfio", "devices/virtual/vfio/0",
     "devices/virtual/vfio/0/uevent", "devices/virtual/vfio/0/subsystem",
+    "devices/virtual/vfio/0/dev", "dev/char/242:0",
     GROUP, f"{GROUP}/devices", f"{GROUP}/devices/{UUID1}",
     f"{GROUP}/name", f"{GROUP}/reserved_regions", f"{GROUP}/type",
 }  # fmt: skip
 VFIO = {
     f"{DEVICE}/vfio-dev", f"{DEVICE}/vfio-dev/vfio0", f"{DEVICE}/vfio-dev/vfio0/device",
     f"{DEVICE}/vfio-dev/vfio0/subsystem", f"{DEVICE}/vfio-dev/vfio0/uevent", "class/vfio-dev/vfio0",
+    f"{DEVICE}/vfio-dev/vfio0/dev", "dev/char/243:0",
 }  # fmt: skip
 BOUND = {
     f"{DEVICE}/driver", DRIVER_LINK, f"{DEVICE}/secret",
@@ -65,6 +67,10 @@ SKELETON = {
     "bus", "bus/mdev", "bus/mdev/devices", "bus/mdev/drivers", "bus/mdev/drivers_autoprobe", "bus/mdev/drivers_probe",
     "bus/mdev/uevent",
     "class", "class/mdev_bus", "class/vfio", "class/vfio-dev", "devices", "devices/virtual",
+    "class/misc", "class/misc/iommu", "class/misc/vfio", "dev", "dev/char", "dev/char/10:196", "dev/char/10:197",
+    "devices/virtual/misc", "devices/virtual/misc/iommu", "devices/virtual/misc/iommu/dev",
+    "devices/virtual/misc/iommu/subsystem", "devices/virtual/misc/iommu/uevent", "devices/virtual/misc/vfio",
+    "devices/virtual/misc/vfio/dev", "devices/virtual/misc/vfio/subsystem", "devices/virtual/misc/vfio/uevent",
     "kernel", "kernel/iommu_groups", "module", "module/mdev", "module/mdev/uevent",
 }  # fmt: skip
 
@@ -125,6 +131,14 @@ def test_link_texts_are_the_kernels() -> None:
         "bus/mdev/drivers/mtty/module": "../../../../module/mtty",
         "bus/mdev/drivers/mdpy/module": "../../../../module/mdpy",
         "class/vfio/0": "../../devices/virtual/vfio/0",
+        "class/misc/iommu": "../../devices/virtual/misc/iommu",
+        "class/misc/vfio": "../../devices/virtual/misc/vfio",
+        "dev/char/10:196": "../../devices/virtual/misc/vfio",
+        "dev/char/10:197": "../../devices/virtual/misc/iommu",
+        "dev/char/242:0": "../../devices/virtual/vfio/0",
+        "dev/char/243:0": f"../../{DEVICE}/vfio-dev/vfio0",
+        "devices/virtual/misc/iommu/subsystem": "../../../../class/misc",
+        "devices/virtual/misc/vfio/subsystem": "../../../../class/misc",
         "class/vfio-dev/vfio0": f"../../{DEVICE}/vfio-dev/vfio0",
         "devices/virtual/mtty/mtty/subsystem": "../../../../class/mtty",
         "devices/virtual/mdpy/mdpy/subsystem": "../../../../class/mdpy",

@@ -95,6 +95,33 @@ def test_the_mounts_of_a_place_are_found_in_mountinfo(monkeypatch: Patch) -> Non
     assert mountpoint.mounted(Path("/run")) == []
 
 
+TREE, OTHER = "- fuse.mdev-user mdev-user rw", "- sysfs sysfs rw"
+OURS = f"41 1 0:40 / /srv/a\\040b/sys rw {TREE}"
+SHOWN = f"42 1 0:40 /.merged /sys rw {TREE}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        pytest.param([OURS, SHOWN], ["/srv/a b/sys"], id="one daemon"),
+        pytest.param([f"40 1 0:39 / /srv/c rw {TREE}", OURS, SHOWN], ["/srv/a b/sys"], id="two daemons"),
+        pytest.param([f"40 1 0:39 / /srv/c rw {TREE}", SHOWN], [], id="its own place is not in this namespace"),
+        pytest.param([OURS, SHOWN, f"43 1 0:5 / /sys rw {OTHER}"], [], id="another is on top"),
+        pytest.param([OURS, f"42 1 0:40 / /sys rw {OTHER}"], [], id="another's"),
+        pytest.param([OURS], [], id="not shown"),
+    ],
+)
+def test_the_places_of_the_tree_that_sys_shows(monkeypatch: Patch, lines: list[str], found: list[str]) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda _path, errors: "\n".join(lines))
+    assert mountpoint.places_of(Path("/sys")) == [Path(each) for each in found]
+
+
+def test_what_is_mounted_below_is_found_and_not_the_folder_itself(monkeypatch: Patch) -> None:
+    lines = [f"41 1 0:41 / {place} rw {OTHER}" for place in ("/dev", "/dev/pts", "/devel")]
+    monkeypatch.setattr(Path, "read_text", lambda _path, errors: "\n".join(lines))
+    assert mountpoint.below(Path("/dev")) == ["/dev/pts"]
+
+
 def test_something_else_on_the_place_is_left_alone(monkeypatch: Patch) -> None:
     detached: list[Path] = []
     monkeypatch.setattr(mountpoint, "detach", detached.append)

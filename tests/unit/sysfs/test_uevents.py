@@ -13,7 +13,15 @@ from mdev_user.pci.identity import PciId
 from mdev_user.sysfs.layout import Layout
 from mdev_user.sysfs.present import Present
 from mdev_user.sysfs.tree import Tree
-from mdev_user.sysfs.uevents import BUS_ADDED, Uevent, murmur_hash, pci_properties, udev_message, uevents_of
+from mdev_user.sysfs.uevents import (
+    BUS_ADDED,
+    BUS_REMOVED,
+    Uevent,
+    murmur_hash,
+    pci_properties,
+    udev_message,
+    uevents_of,
+)
 from unit.sysfs.scene import UUID1, UUID2, Driver, Mtty
 
 PARENT = "/devices/virtual/mtty/mtty"
@@ -21,8 +29,10 @@ MDEV = f"{PARENT}/{UUID1}"
 Line = tuple[str, str, str, Mapping[str, str]]
 """Action, DEVPATH, SUBSYSTEM and the properties between that and SEQNUM."""
 
-# steps load-mtty, create-good, bind-unbind, remove-1nl, exhaust-mtty-errno and rmmod-mtty of the transcript,
-# without MAJOR and MINOR of the group
+# steps load-mtty, create-good, bind-unbind, remove-1nl, exhaust-mtty-errno and rmmod-mtty of the transcript, with our
+# numbers, and those of a kernel with CONFIG_IOMMUFD
+GROUP = {"MAJOR": "242", "MINOR": "0", "DEVNAME": "vfio/0"}
+CDEV = {"MAJOR": "243", "MINOR": "0", "DEVNAME": "vfio/devices/vfio0"}
 LOADED: list[Line] = [
     ("add", "/bus/mdev/drivers/mtty", "drivers", {}),
     ("add", "/class/mtty", "class", {}),
@@ -32,13 +42,13 @@ LOADED: list[Line] = [
 ]
 CREATED: list[Line] = [
     ("add", MDEV, "mdev", {}),
-    ("add", "/devices/virtual/vfio/0", "vfio", {"DEVNAME": "vfio/0"}),
-    ("add", f"{MDEV}/vfio-dev/vfio0", "vfio-dev", {}),
+    ("add", "/devices/virtual/vfio/0", "vfio", GROUP),
+    ("add", f"{MDEV}/vfio-dev/vfio0", "vfio-dev", CDEV),
     ("bind", MDEV, "mdev", {"DRIVER": "mtty"}),
 ]
 UNBOUND: list[Line] = [
-    ("remove", f"{MDEV}/vfio-dev/vfio0", "vfio-dev", {}),
-    ("remove", "/devices/virtual/vfio/0", "vfio", {"DEVNAME": "vfio/0"}),
+    ("remove", f"{MDEV}/vfio-dev/vfio0", "vfio-dev", CDEV),
+    ("remove", "/devices/virtual/vfio/0", "vfio", GROUP),
     ("unbind", MDEV, "mdev", {}),
 ]
 REMOVED: list[Line] = [*UNBOUND, ("remove", MDEV, "mdev", {})]
@@ -266,3 +276,13 @@ def test_the_header_of_a_udev_message_says_what_filters_ask_for() -> None:
         assert int.from_bytes(message[24:28], "big") == murmur_hash(b"mdev")
         assert int.from_bytes(message[28:32], "big") == devtype
         assert 0 < int.from_bytes(message[32:40], "big").bit_count() <= 4 if tags else message[32:40] == bytes(8)
+
+
+def test_vfio_is_there_before_mdev_and_goes_after_it() -> None:
+    """Linux loads its modules in the order in which they need each other: iommufd, vfio, mdev."""
+    vfio = ["/devices/virtual/misc/iommu", "/devices/virtual/misc/vfio"]
+    mdev = ["/bus/mdev", "/module/mdev"]
+    assert [uevent.devpath for uevent in BUS_ADDED] == vfio + mdev
+    assert [(uevent.action, uevent.devpath) for uevent in BUS_REMOVED] == [
+        ("remove", path) for path in mdev + vfio[::-1]
+    ]

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from mdev_user.errors import Busy, DriverError, NoDevice, NotSupported
 from mdev_user.vfio.device import VfioDevice
-from mdev_user.vfio.dma import DmaFlags, Mapping
+from mdev_user.vfio.dma import Backing, DmaFlags, Mapping
 from mdev_user.vfio.ops import DeviceOps
 from mdev_user.vfio.requests import (
     DeviceFlags,
@@ -26,6 +26,7 @@ from mdev_user.vfio.requests import (
     Request,
     Reset,
 )
+from mdev_user.vfio.work import Spent
 
 INFO = DeviceInfo(DeviceFlags.PCI, 9, 5)
 
@@ -39,6 +40,9 @@ class Runner:
         self.log = log
 
     now = 0.0
+
+    def spent(self) -> Spent:
+        return Spent(0.0, 0.0)
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
         work.close()
@@ -91,18 +95,21 @@ class Driver(DeviceOps):
             raise ZeroDivisionError(what)
 
 
-class Memory:
+class Memory(Backing):
     """A backing that writes down its end."""
 
     def __init__(self, log: list[str]) -> None:
         self.log = log
 
+    @override
     def read(self, offset: int, length: int) -> bytes:
         raise NotImplementedError
 
+    @override
     def write(self, offset: int, data: bytes) -> None:
         raise NotImplementedError
 
+    @override
     def close(self) -> None:
         self.log.append("unmap")
 

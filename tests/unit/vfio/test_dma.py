@@ -3,7 +3,7 @@
 from collections.abc import Coroutine
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import override
 
@@ -167,7 +167,6 @@ def test_a_range_that_is_none_of_pages_is_einval_and_unmaps_nothing(dma: DmaMapp
     assert len(dma) == 2
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     pages=st.sets(st.integers(0, 12)),
     first=st.integers(0, 13),
@@ -246,7 +245,6 @@ def test_a_direction_that_is_not_mapped_is_a_fault() -> None:
             dma.segments(iova, 4, needed)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     maps=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 8)), max_size=12),
     iova=st.integers(0, 50 * PAGE),

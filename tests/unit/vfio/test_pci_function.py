@@ -10,12 +10,12 @@ from mdev_user.vfio.pci_function import BarRegion, PciFunction
 from mdev_user.vfio.requests import (
     GFX_EDID,
     MOST_REGIONS,
-    REGION_SHIFT,
     DeviceInfo,
     GetInfo,
     GetRegionInfo,
     RegionFlags,
     RegionInfo,
+    region_offset,
 )
 
 IDENTITY = PciId(vendor=0x1DE5, device=1, class_code=0x038000)
@@ -43,7 +43,7 @@ def test_regions_are_counted_up_to_the_first_gap(indexes: tuple[int, ...], count
 def test_region_is_told_as_it_was_declared() -> None:
     made = function(region(9), region(16))
     assert made.ioctl(GetRegionInfo(16)) == region(16)
-    assert made.region(16).offset == 16 << REGION_SHIFT
+    assert made.region(16).offset == region_offset(16)
     with pytest.raises(GuestError, match="region index 10: expected 0 to 8, 9, 16"):
         made.ioctl(GetRegionInfo(10))
 

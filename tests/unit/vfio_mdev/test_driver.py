@@ -14,6 +14,7 @@ from mdev_user.mdev.types import MdevType
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.ops import DeviceOps
 from mdev_user.vfio.requests import DeviceFlags, DeviceInfo, GetInfo, GetIrqInfo, GetRegionInfo, Reply, Request, Reset
+from mdev_user.vfio.work import Spent
 from mdev_user.vfio_mdev.driver import VfioMdev
 from mdev_user.vfio_mdev.ops import MdevParentOps
 from unit.mdev.scene import FIRST
@@ -105,6 +106,9 @@ class Registrar:
 
 class Jobs:
     now = 0.0
+
+    def spent(self) -> Spent:
+        return Spent(0.0, 0.0)
 
     def spawn(self, work: Coroutine[object, bytes, None], name: str) -> None:
         raise NotImplementedError(name)

@@ -1,11 +1,13 @@
 """The client: connecting, being refused, and servers that misbehave."""
 
 import os
+import select
 import shutil
 import socket
 import struct
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,8 +16,8 @@ import pytest
 from mdev_user.errors import DmaFault, PeerError
 from mdev_user.vfio_user.client import Client, NoMemory
 from mdev_user.vfio_user.connection import RemoteError
-from mdev_user.vfio_user.framing import HEADER, Command, Header, error_message, reply_message
-from mdev_user.vfio_user.messages import DeviceReset
+from mdev_user.vfio_user.framing import HEADER, Command, Header, command_message, error_message, reply_message
+from mdev_user.vfio_user.messages import DeviceReset, DmaRead
 from mdev_user.vfio_user.version import Version
 from protocol.served import open_fds
 
@@ -201,6 +203,25 @@ def test_a_reply_while_serving_is_refused(scripted: Callable[..., ScriptedServer
         client.reset()
         with pytest.raises(PeerError, match="nobody asked for"):
             client.serve()
+
+
+def test_what_comes_behind_a_reply_leaves_the_socket_readable(scripted: Callable[..., ScriptedServer]) -> None:
+    """Whoever waits for the socket serves it: a request that the client kept to itself nobody would answer."""
+    asks = command_message(7, Command.DMA_READ, DmaRead(0x1000, 4).encode())
+    heard: list[Header] = []
+
+    def script(header: Header, _payload: bytes) -> bytes:
+        heard.append(header)
+        return b"" if header.command == Command.DMA_READ else reply_message(header.id, header.command) + asks
+
+    server = scripted(polite(script))
+    with Client(server.path, timeout=10) as client:
+        client.reset()
+        assert select.select([client.socket], [], [], 10)[0]
+        client.serve()
+        while len(heard) < 2:
+            time.sleep(0.001)
+    assert (heard[1].id, heard[1].command, heard[1].failed) == (7, Command.DMA_READ, True)
 
 
 def test_a_client_without_memory_has_none() -> None:

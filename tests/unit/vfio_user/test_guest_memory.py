@@ -12,6 +12,7 @@ import pytest
 from mdev_user.errors import DmaFault, GuestError, TooManyFiles
 from mdev_user.units import KiB
 from mdev_user.vfio.dma import Backing, DmaFlags
+from mdev_user.vfio_user import copying
 from mdev_user.vfio_user import guest_memory as module
 from mdev_user.vfio_user.file_status import file_status
 from mdev_user.vfio_user.guest_memory import GuestMemory, MayKeepWaiting
@@ -48,6 +49,32 @@ def test_bytes_are_copied_in_and_out(backing: Backing) -> None:
     assert read == b"written"
     assert isinstance(read, bytes)
     assert backing.read(0, 8 * KiB).count(b"changed") == 1
+
+
+def test_pieces_are_copied_one_behind_the_other(backing: Backing) -> None:
+    pieces, base = [(0x9010, 3), (0x9000, 0), (0x9000 + 8 * KiB - 2, 2)], 0x9000
+    assert backing.scatter(base, pieces, memoryview(b"abcdefg")) == 5
+    assert (backing.read(0x10, 4), backing.read(8 * KiB - 2, 2)) == (b"abc\0", b"de")
+    into = bytearray(7)
+    assert backing.gather(base, pieces, memoryview(into)) == 5
+    assert into == b"abcde\0\0"
+
+
+@pytest.mark.parametrize("much", [4, copying.MUCH], ids=["as much", "a little"])
+def test_much_is_copied_as_a_little_is(backing: Backing, much: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "MUCH", much)
+    for data in (memoryview(b"read-only!"), memoryview(bytearray(b"can be set"))):
+        assert backing.scatter(0, [(3, 10)], data) == 10
+        into = bytearray(10)
+        assert backing.gather(0, [(3, 10)], memoryview(into)) == 10
+        assert (bytes(into), backing.read(0, 16)) == (bytes(data), bytes(3) + bytes(data) + bytes(3))
+
+
+@pytest.mark.parametrize("piece", [(8 * KiB - 1, 2), (-1, 1), (-8 * KiB, 4)])
+def test_piece_outside_of_the_mapping_is_a_fault(backing: Backing, piece: tuple[int, int]) -> None:
+    for access in (backing.gather, backing.scatter):
+        with pytest.raises(DmaFault):
+            access(0, [(0, 2), piece], memoryview(bytearray(16)))
 
 
 @pytest.mark.parametrize(("offset", "length"), [(8 * KiB - 1, 2), (8 * KiB, 1), (-1, 1), (-4096, 8), (1 << 62, 4)])
@@ -312,3 +339,31 @@ def test_huge_pages_cost_three_files(monkeypatch: pytest.MonkeyPatch) -> None:
     for backing in backings:
         backing.close()
     assert (memory.share.files, memory.share.mapped) == (0, 0)
+
+
+def test_file_is_kept_for_another_process_only_when_asked_for(memory: GuestMemory) -> None:
+    """Mapped or not; it is closed with the last backing, and counted."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for keeping, expected in ((memory, False), (GuestMemory(keep_files=True), True)):
+        backings = []
+        for offset in (0, 4 * KiB):
+            fd = os.memfd_create("ram", os.MFD_ALLOW_SEALING)
+            os.ftruncate(fd, SIZE)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            backings.append(keeping.backing(fd, offset, 4 * KiB, BOTH))
+        places = [each.file() for each in backings]
+        assert keeping.share.files == (4 if expected else 2)
+        if expected:
+            assert [os.pread(fd, 1, at) for fd, at in filter(None, places)] == [b"\0"] * 2
+            assert [at for _fd, at in filter(None, places)] == [0, 4 * KiB]
+        else:
+            assert places == [None, None]
+        for each in backings:
+            each.close()
+        assert (keeping.share.files, [each.file() for each in backings]) == (0, [None, None])
+    fd = os.memfd_create("ram")
+    os.ftruncate(fd, SIZE)
+    unsealed = memory.backing(fd, 4 * KiB, 4 * KiB, BOTH)
+    assert unsealed.file() == (fd, 4 * KiB)
+    unsealed.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

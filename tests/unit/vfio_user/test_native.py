@@ -170,7 +170,8 @@ def test_rows_that_change_the_table_while_they_are_read_do_no_harm(
 def serve(table: "native.PlainTable", sock: socket.socket, read: Callable[..., Any] = bytes) -> Any:
     """Nothing but reads is performed."""
     perform: Any = read
-    return native.serve(sock.fileno(), bytearray(4096), table, perform, perform, perform, bytearray(1), 0)
+    there = sock.fileno(), bytearray(4096), table
+    return native.serve(*there, perform, perform, perform, bytearray(1), 0, -1, -1, perform)
 
 
 def served(table: "native.PlainTable", request: bytes = REQUEST) -> bytes:
@@ -202,7 +203,7 @@ def test_what_cannot_be_served_is_refused(table: "native.PlainTable", given: dic
     fd, buffer, other, stuck = (arguments[name] for name in ("fd", "buffer", "table", "stuck"))
     perform: Any = bytes
     with pytest.raises((TypeError, ValueError, BufferError)):
-        native.serve(fd, buffer, other, perform, perform, perform, stuck, 0)
+        native.serve(fd, buffer, other, perform, perform, perform, stuck, 0, -1, -1, perform)
 
 
 def test_a_thread_that_holds_the_lock_cannot_serve(lock: "native.StepLock", table: "native.PlainTable") -> None:

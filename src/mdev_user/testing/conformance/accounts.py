@@ -13,7 +13,7 @@ from mdev_user.errors import NoSpace
 from mdev_user.mdev.device import Mdev
 from mdev_user.mdev.parent import MdevParent
 
-_AnyParent: TypeAlias = type[Parent[Any]]  # Any: of whatever profile
+_AnyParent: TypeAlias = type[Parent[Any, Any]]  # Any: of whatever profile
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from mdev_user.units import PAGE, MiB
 class CarriedGuest(Guest):
     """Its stores are carried since it made them, and its device's writes since the dirty log has them."""
 
-    def __init__(self, parent: type[Parent[Any]], type_name: str, /, **options: object) -> None:  # Any: of any profile
+    def __init__(self, parent: type[Parent[Any, Any]], type_name: str, /, **options: object) -> None:  # Any: of any
         super().__init__(parent, type_name, **options)
         self._there: dict[int, bytes] = {}
 

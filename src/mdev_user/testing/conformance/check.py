@@ -18,7 +18,7 @@ SECONDS = 10.0
 
 
 def check(
-    parent: type[Parent[Any]],  # Any: of whatever profile
+    parent: type[Parent[Any, Any]],  # Any: of whatever profile
     *,
     examples: int = EXAMPLES,
     seed: int = 0,

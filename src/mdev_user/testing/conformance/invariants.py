@@ -20,7 +20,7 @@ from mdev_user.testing.conformance.resets import Resets
 from mdev_user.testing.conformance.side_effects import QuietReads
 from mdev_user.vfio.requests import Irq, Region
 
-_AnyParent: TypeAlias = type[Parent[Any]]  # Any: of whatever profile
+_AnyParent: TypeAlias = type[Parent[Any, Any]]  # Any: of whatever profile
 
 
 class _Level(NamedTuple):

@@ -17,7 +17,7 @@ from mdev_user.testing.conformance.player import Player
 from mdev_user.testing.guest import RAM
 from mdev_user.vfio.requests import Irq, Region
 
-_AnyParent: TypeAlias = type[Parent[Any]]  # Any: of whatever profile
+_AnyParent: TypeAlias = type[Parent[Any, Any]]  # Any: of whatever profile
 
 ADDRESSES = (0x1000, 0x2000, 0x1004, 0x100, 0x8000, RAM - 8, RAM)
 COUNTS = (1, 4, 16, 64, 100, 4096)

@@ -27,7 +27,7 @@ class _Went(msgspec.Struct, frozen=True):
     told: _Told
 
 
-def both_ways(parent: type[Parent[Any]], type_name: str, before: Before, after: After) -> None:  # Any: of any profile
+def both_ways(parent: type[Parent[Any, Any]], type_name: str, before: Before, after: After) -> None:  # Any: of any
     """Do ``before`` with a device and save it; then ``after`` with it, and with a fresh one that was loaded.
 
     Each is a copy of this process, which has made no device. Jobs run at each ``yield`` until none can. Prints what

@@ -61,7 +61,7 @@ class Player:
     """One guest; everything it does is the same at every run."""
 
     # Any: of whatever profile
-    def __init__(self, parent: type[Parent[Any]], setting: Setting, done: list[Operation] | None = None) -> None:
+    def __init__(self, parent: type[Parent[Any, Any]], setting: Setting, done: list[Operation] | None = None) -> None:
         """``done`` gets what was performed."""
         self.guest = CarriedGuest(parent, setting.type_name, **setting.options)
         self.done = [] if done is None else done
@@ -191,6 +191,11 @@ class Player:
                     yield place.bar + each._index, each._offset, size  # noqa: SLF001 - our own
 
     # --- migration ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_migratable(self) -> bool:
+        """Whether the driver does not refuse now: it says that what a process of the device's own has cannot move."""
+        return self.guest.device.unmigratable() is None
 
     def save(self) -> Checkpoint:
         """As it is now; the device runs on."""

@@ -6,12 +6,13 @@ from typing import Any, TypeAlias
 from mdev_user.driver.attributes import Attribute
 from mdev_user.driver.members import declarations
 from mdev_user.driver.parent import Parent
+from mdev_user.driver.shares import Share
 from mdev_user.driver.state import Kept
 from mdev_user.testing.conformance.operations import Operation, Reopen, Reset, Setting
 from mdev_user.testing.conformance.player import Broken, Player
 from mdev_user.testing.conformance.states import named_values
 
-_AnyParent: TypeAlias = type[Parent[Any]]  # Any: of whatever profile
+_AnyParent: TypeAlias = type[Parent[Any, Any]]  # Any: of whatever profile
 
 
 class Resets:
@@ -70,7 +71,11 @@ def _staying(player: Player) -> set[str]:
 def _own(player: Player) -> set[str]:
     """What survives users too: attributes that the driver sets."""
     members = declarations(type(player.guest.device.function))
-    return {name for name, each in members.items() if isinstance(each, Attribute) and not each._writable}
+    return {
+        name
+        for name, each in members.items()
+        if isinstance(each, Share) or (isinstance(each, Attribute) and not each._writable)
+    }
 
 
 def _shown(values: dict[str, object], name: str) -> str:

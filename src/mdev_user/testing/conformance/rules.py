@@ -19,7 +19,7 @@ from mdev_user.regs.kinds import RC, RO, RSVD, RW, RW1C, RW1S, UNIMPL, WO, Acces
 from mdev_user.regs.slots import Condition, Slot
 from mdev_user.regs.space import RegisterSpace
 
-_AnyParent: TypeAlias = type[Parent[Any]]  # Any: of whatever profile
+_AnyParent: TypeAlias = type[Parent[Any, Any]]  # Any: of whatever profile
 
 READABLE, WRITABLE = {RW, RO, RW1C, RW1S, RC}, {RW, WO, RW1C, RW1S}
 

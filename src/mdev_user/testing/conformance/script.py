@@ -32,7 +32,7 @@ from mdev_user.testing.conformance.player import Player
 from mdev_user.testing.conformance.zygote import source_of
 from mdev_user.vfio.requests import Region
 
-_AnyParent: TypeAlias = type[Parent[Any]]  # Any: of whatever profile
+_AnyParent: TypeAlias = type[Parent[Any, Any]]  # Any: of whatever profile
 
 _LISTEN = ("guest.enable_intx()", "guest.enable_msi()", "guest.enable_msix()")
 _OURS = "mdev_user_parent_"

@@ -23,7 +23,7 @@ from mdev_user.units import PAGE
 from mdev_user.vfio.requests import Region
 
 T = TypeVar("T")
-AnyParent: TypeAlias = type[Parent[Any]]  # Any: of whatever profile
+AnyParent: TypeAlias = type[Parent[Any, Any]]  # Any: of whatever profile
 
 MOST_SWEPT = 200
 """Registers that are read at the end, to see what is different in them."""
@@ -155,13 +155,15 @@ def _explore(parent: AnyParent, task: Explore, done: list[Operation]) -> Reply:
     for operation in task.before:
         for seen in invariants.watched(operation):
             moment = player.moment
-            if player.guest.device.jobs and moment != last and len(points) < task.points:
+            is_new = player.guest.device.jobs and moment != last
+            if is_new and len(points) < task.points and player.is_migratable:
                 last = moment
                 points.append(_point(player, task, in_copy))
             invariants.check(seen)
     if bystander.guest.device.save() != untouched:
         raise Broken("another device of the same driver, which nobody used, has another state now")
-    points.append(_point(player, task, _in_place))
+    if player.is_migratable:
+        points.append(_point(player, task, _in_place))
     return Explored(tuple(points))
 
 
@@ -245,7 +247,8 @@ def _corrupt(parent: AnyParent, task: Corrupt, done: list[Operation]) -> Reply:
         else:
             device.save()
             device.load(good)
-    _tamper(parent, task, player)
+    if player.is_migratable:
+        _tamper(parent, task, player)
     return Clean()
 
 

@@ -64,6 +64,11 @@ class InProcessHost:
     def call(self, call: Call) -> Value:
         return self.ask_for_all(call)[0]
 
+    def ask_with(self, fd: int, call: Call) -> Value:
+        self._check()
+        self._service.take(call, os.dup(fd))
+        return self.ask(call)
+
     def lend(self, uuid: UUID, listener: socket.socket) -> None:
         self._service.endpoints.lend(uuid, listener.dup())
 

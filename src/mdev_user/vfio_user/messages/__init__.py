@@ -4,8 +4,8 @@ Source: QEMU's ``docs/interop/vfio-user.rst``; structures inside payloads are th
 ``include/uapi/linux/vfio.h``. Integers are in host byte order. Every ``decode`` takes hostile bytes and raises
 nothing but `GuestError` (EINVAL unless said otherwise). VERSION is in `mdev_user.vfio_user.version`.
 
-``device``, ``regions``, ``irqs``, ``dma``, ``features`` and ``migration`` have the messages, ``payload`` what all of
-them check.
+``device``, ``regions``, ``irqs``, ``dma``, ``features`` and ``migration`` have the messages, ``planes`` and ``traps``
+those of our own, ``payload`` what all of them check.
 """
 
 from mdev_user.vfio_user.messages.device import DeviceGetInfo, DeviceInfoReply, DeviceReset, Done
@@ -37,6 +37,7 @@ from mdev_user.vfio_user.messages.irqs import (
 )
 from mdev_user.vfio_user.messages.migration import MigDataRead, MigDataReadReply, MigDataWrite
 from mdev_user.vfio_user.messages.payload import TOP
+from mdev_user.vfio_user.messages.planes import PlaneQuery, PlaneReply
 from mdev_user.vfio_user.messages.regions import (
     ACCESS,
     ACCESS_MESSAGE,
@@ -51,6 +52,7 @@ from mdev_user.vfio_user.messages.regions import (
     RegionWriteMultiReply,
     RegionWriteReply,
 )
+from mdev_user.vfio_user.messages.traps import SetTraps, TrappedRead, TrappedWrite
 
 __all__ = [
     "ACCESS",
@@ -84,6 +86,8 @@ __all__ = [
     "MigDataRead",
     "MigDataReadReply",
     "MigDataWrite",
+    "PlaneQuery",
+    "PlaneReply",
     "RegionInfoReply",
     "RegionIoFdsReply",
     "RegionRead",
@@ -92,5 +96,8 @@ __all__ = [
     "RegionWriteMulti",
     "RegionWriteMultiReply",
     "RegionWriteReply",
+    "SetTraps",
+    "TrappedRead",
+    "TrappedWrite",
     "UnmapFlags",
 ]

@@ -23,7 +23,7 @@ _REPORT = Struct("=QQQ")
 
 
 class Feature(IntEnum):
-    """Those of the specification, and MIG_DATA_SIZE, which only Linux has."""
+    """Those of the specification, MIG_DATA_SIZE, which only Linux has, and GFX_PLANE, which only we have."""
 
     MIGRATION = 1
     MIG_DEVICE_STATE = 2
@@ -31,6 +31,7 @@ class Feature(IntEnum):
     DMA_LOGGING_STOP = 7
     DMA_LOGGING_REPORT = 8
     MIG_DATA_SIZE = 9
+    GFX_PLANE = 0xFF00
 
 
 class FeatureOps(IntFlag):
