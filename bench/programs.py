@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 _HERE = Path(__file__).parent
-_SOURCES = ("pingpong", "client", "crowd", "interrupt", "copy", "mappings")
+_SOURCES = ("pingpong", "client", "crowd", "interrupt", "copy", "mappings", "trapped", "calls", "picture")
 _FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror", "-pthread")
 
 
@@ -83,6 +83,16 @@ class Program:
         if self._process.poll() is not None:
             raise CannotMeasure(f"{' '.join(self._command)} ended with status {self._process.returncode}")
         self._process.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def elsewhere(self, core: int) -> Iterator[None]:
+        """On another core for a while."""
+        before = os.sched_getaffinity(self._process.pid)
+        os.sched_setaffinity(self._process.pid, {core})
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(self._process.pid, before)
 
     def end(self) -> None:
         self._process.kill()

@@ -7,7 +7,9 @@ import accesses
 import authoring
 import lifecycle
 import management
+import report_gpu
 import report_moving
+import report_uapi
 import report_vfio_user
 from figures import Figure, one, percentile, spread
 from programs import Round, Times
@@ -43,6 +45,8 @@ _TARGETS = (
     ),
     *report_vfio_user.TARGETS,
     *report_moving.TARGETS,
+    *report_uapi.TARGETS,
+    *report_gpu.TARGETS,
 )
 _MORE_IS_BETTER = {"/s", "share"}
 _OTHERS = (
@@ -80,6 +84,8 @@ _OTHERS = (
     ),
     *report_vfio_user.OTHERS,
     *report_moving.OTHERS,
+    *report_uapi.OTHERS,
+    *report_gpu.OTHERS,
 )
 
 _WAYS: tuple[Literal["read"], Literal["write"]] = ("read", "write")

@@ -8,29 +8,37 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 import accesses
 import authoring
+import boots
 import dispatch
+import gpu
+import gpu_plot
+import gpu_registers
 import lifecycle
 import management
 import moving
 import peer
 import report
+import report_gpu
 import report_moving
+import report_uapi
 import report_vfio_user
 import vfio_user
 from programs import CannotMeasure, build, on_core
 from rich.console import Console
 from served import memory_folder
 
+import uapi
 from mdev_user import __version__
 from mdev_user.vfio_user.loops import chosen
 
+_BOOTS = 5
 _RESULTS = Path(__file__).parent / "results"
 
 
@@ -53,30 +61,54 @@ def main() -> int:
 
 def _measure(options: argparse.Namespace, console: Console) -> dict[str, object]:
     result: dict[str, object] = {"machine": _machine()}
-    if "accesses" in options.only:
-        with tempfile.TemporaryDirectory(prefix="mdev-user-bench-") as folder, console.status("accesses ..."):
-            build(Path(folder))
-            cores = tuple(sorted(os.sched_getaffinity(0)))
-            measured = accesses.measure(Path(folder), options.rounds, options.accesses, cores)
-        result["accesses"] = report.of_accesses(measured, options.accesses)
-    if "lifecycle" in options.only:
-        with console.status("creates and removes ..."):
-            runs = [lifecycle.measure(options.mdevs) for _ in range(options.runs)]
-        result["lifecycle"] = report.of_lifecycle(runs)
-        result["lifecycle_runs"] = [asdict(each) for each in runs]
-    if "management" in options.only:
-        with console.status("many mdevs on many parents ..."):
-            result["management"] = report.of_management(management.measure(options.many, options.parents))
-    if "authoring" in options.only:
-        with console.status("declared and by hand ..."):
-            result["authoring"] = _authoring(options)
-    if "vfio-user" in options.only:
-        with console.status("users over vfio-user ..."):
-            result["vfio_user"] = _vfio_user(options)
-    if "moving" in options.only:
-        with console.status("an mdev that moves ..."):
-            result["moving"] = report_moving.of_moving(moving.measure(options.moves))
+    for name, (doing, measured) in _PARTS.items():
+        if name in options.only:
+            with console.status(f"{doing} ..."):
+                result |= measured(options)
     return result
+
+
+def _accesses(options: argparse.Namespace) -> dict[str, object]:
+    with tempfile.TemporaryDirectory(prefix="mdev-user-bench-") as folder:
+        build(Path(folder))
+        cores = tuple(sorted(os.sched_getaffinity(0)))
+        measured = accesses.measure(Path(folder), options.rounds, options.accesses, cores)
+    return {"accesses": report.of_accesses(measured, options.accesses)}
+
+
+def _lifecycle(options: argparse.Namespace) -> dict[str, object]:
+    runs = [lifecycle.measure(options.mdevs) for _ in range(options.runs)]
+    return {"lifecycle": report.of_lifecycle(runs), "lifecycle_runs": [asdict(each) for each in runs]}
+
+
+def _management(options: argparse.Namespace) -> dict[str, object]:
+    return {"management": report.of_management(management.measure(options.many, options.parents))}
+
+
+def _moving(options: argparse.Namespace) -> dict[str, object]:
+    return {"moving": report_moving.of_moving(moving.measure(options.moves))}
+
+
+def _uapi(options: argparse.Namespace) -> dict[str, object]:
+    with tempfile.TemporaryDirectory(prefix="mdev-user-bench-") as folder:
+        build(Path(folder), uapi.REGISTER)
+        core = min(os.sched_getaffinity(0))
+        measured = uapi.measure(Path(folder), options.vfio_user_rounds, options.accesses, core)
+    return {"uapi": report_uapi.of_uapi(measured, boots.measure(_BOOTS))}
+
+
+def _gpu(options: argparse.Namespace) -> dict[str, object]:
+    load = gpu.Load(options.gpu_rounds, options.updates, options.accesses, options.phase)
+    with tempfile.TemporaryDirectory(prefix="mdev-user-bench-") as folder:
+        wider = Path(folder) / gpu.WIDER
+        wider.mkdir()
+        build(Path(folder))
+        build(wider, gpu_registers.REGISTER)
+        measured = gpu.measure(Path(folder), load)
+    results = options.out.parent if options.out else _RESULTS
+    plot = gpu_plot.svg(measured.course, "What three mdevs of one vgpu draw")
+    (results / f"{datetime.now(UTC):%Y-%m-%d}-gpu-shares.svg").write_text(plot)
+    return {"gpu": report_gpu.of_gpu(measured)}
 
 
 def _name(parts: Sequence[str]) -> str:
@@ -90,7 +122,7 @@ def _authoring(options: argparse.Namespace) -> dict[str, object]:
         measured = authoring.measure(Path(folder), options.rounds, options.authoring_accesses, cores)
     with on_core(cores[0]):
         alone = dispatch.measure()
-    return report.of_authoring(measured, options.authoring_accesses, alone)
+    return {"authoring": report.of_authoring(measured, options.authoring_accesses, alone)}
 
 
 def _vfio_user(options: argparse.Namespace) -> dict[str, object]:
@@ -98,7 +130,21 @@ def _vfio_user(options: argparse.Namespace) -> dict[str, object]:
     load = vfio_user.Load(options.vfio_user_rounds, options.accesses, options.interrupts, options.connected)
     with tempfile.TemporaryDirectory(prefix="mdev-user-bench-") as folder:
         build(Path(folder), vfio_user.REGISTER)
-        return report_vfio_user.of_vfio_user(vfio_user.measure(Path(folder), load, cores, options.libvfio_user), load)
+        measured = vfio_user.measure(Path(folder), load, cores, options.libvfio_user)
+    return {"vfio_user": report_vfio_user.of_vfio_user(measured, load)}
+
+
+_PARTS: Mapping[str, tuple[str, Callable[[argparse.Namespace], dict[str, object]]]] = {
+    "accesses": ("accesses", _accesses),
+    "lifecycle": ("creates and removes", _lifecycle),
+    "management": ("many mdevs on many parents", _management),
+    "authoring": ("declared and by hand", _authoring),
+    "vfio-user": ("users over vfio-user", _vfio_user),
+    "moving": ("an mdev that moves", _moving),
+    "uapi": ("programs under `run`", _uapi),
+    "gpu": ("a GPU that is shared", _gpu),
+}
+"""What it says while it measures, and what does it."""
 
 
 def _machine() -> dict[str, object]:
@@ -118,7 +164,7 @@ def _machine() -> dict[str, object]:
 
 
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parts = ("accesses", "lifecycle", "management", "authoring", "vfio-user", "moving")
+    parts = tuple(_PARTS)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40, help="rounds of accesses (default %(default)s)")
     parser.add_argument("--accesses", type=int, default=3000, help="of each kind in a round (default %(default)s)")
@@ -132,6 +178,9 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--moves", type=int, default=12, help="of an mdev to another daemon (default %(default)s)")
     parser.add_argument("--vfio-user-rounds", type=int, default=12, help="of those (default %(default)s)")
     parser.add_argument("--interrupts", type=int, default=1000, help="in a round (default %(default)s)")
+    parser.add_argument("--gpu-rounds", type=int, default=8, help="of those (default %(default)s)")
+    parser.add_argument("--updates", type=int, default=60, help="of a full screen in a round (default %(default)s)")
+    parser.add_argument("--phase", type=float, default=1.5, help="seconds between changes (default %(default)s)")
     parser.add_argument("--connected", type=int, default=256, help="mdevs in use at once (default %(default)s)")
     parser.add_argument(
         "--libvfio-user",
