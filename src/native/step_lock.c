@@ -33,8 +33,10 @@ static PyLockStatus wait_for(StepLock *self, double timeout)
         const int64_t left = end - now_ns();
         if (timeout >= 0 && left <= 0)
             return PY_LOCK_FAILURE;
+        atomic_fetch_add(&self->waiting, 1);
         Py_BEGIN_ALLOW_THREADS
         status = PyThread_acquire_lock_timed(self->lock, timeout < 0 ? -1 : left / 1000 + 1, 1);
+        atomic_fetch_sub(&self->waiting, 1); /* before it asks for the GIL, which may be kept by who looks at this */
         Py_END_ALLOW_THREADS
         if (status == PY_LOCK_INTR && PyErr_CheckSignals())
             return PY_LOCK_INTR;
@@ -80,10 +82,16 @@ static PyObject *lock_locked(StepLock *self, PyObject *Py_UNUSED(none))
     return PyBool_FromLong(atomic_load(&self->owner) != 0);
 }
 
+static PyObject *lock_is_wanted(StepLock *self, PyObject *Py_UNUSED(none))
+{
+    return PyBool_FromLong(atomic_load(&self->waiting) != 0);
+}
+
 static PyMethodDef lock_methods[] = {
     {"acquire", (PyCFunction)(void (*)(void))lock_acquire, METH_VARARGS | METH_KEYWORDS, NULL},
     {"release", (PyCFunction)lock_release, METH_NOARGS, NULL},
     {"locked", (PyCFunction)lock_locked, METH_NOARGS, NULL},
+    {"is_wanted", (PyCFunction)lock_is_wanted, METH_NOARGS, NULL},
     {"__enter__", (PyCFunction)lock_enter, METH_NOARGS, NULL},
     {"__exit__", (PyCFunction)lock_release, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -14,6 +14,7 @@ typedef struct {
     PyObject_HEAD
     PyThread_type_lock lock;
     atomic_ulong owner; /* the thread that holds it, 0: none */
+    atomic_int waiting; /* threads */
 } StepLock;
 
 extern PyTypeObject StepLockType;
@@ -26,7 +27,11 @@ static inline bool is_mine(StepLock *self)
 /* Without the GIL: whoever has it may be waiting for this lock. */
 static inline void take(StepLock *self)
 {
-    PyThread_acquire_lock(self->lock, WAIT_LOCK);
+    if (!PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) {
+        atomic_fetch_add(&self->waiting, 1);
+        PyThread_acquire_lock(self->lock, WAIT_LOCK);
+        atomic_fetch_sub(&self->waiting, 1);
+    }
     atomic_store(&self->owner, PyThread_get_thread_ident());
 }
 

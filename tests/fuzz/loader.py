@@ -11,7 +11,6 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 from random import Random
-from threading import Lock
 
 import msgspec
 
@@ -27,6 +26,7 @@ from mdev_user.host.jobs import Jobs
 from mdev_user.testing.ram import Ram
 from mdev_user.testing.stretches import Stretches
 from mdev_user.vfio.device import VfioDevice
+from mdev_user.vfio_user.token_lock import TokenLock
 
 STATES = Path(__file__).resolve().parents[1] / "state"
 HEAD = snapshot._HEADER.size
@@ -43,7 +43,7 @@ class Used:
         self.device = vfio.ops
         self.failures: list[str] = []
         self.stretches = Stretches(Ram())
-        jobs = Jobs(self.stretches, Lock(), vfio, self.stretches, self._failed)
+        jobs = Jobs(self.stretches, TokenLock(), vfio, self.stretches, self._failed)
         vfio.open(jobs, _Memory())
 
     def _failed(self, error: Exception, step: str) -> None:

@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 from collections.abc import Callable
-from threading import Lock
 from typing import TYPE_CHECKING, cast
 from unittest.mock import patch
 
@@ -40,7 +39,7 @@ _ENDS = ("the client went away", "the client broke the protocol", "closed by", "
 MOST_STEPS = 200
 LOOPS: dict[str, Callable[[], tuple[StepLock, Table]]] = {
     "python": lambda: (TokenLock(), PlainTable()),
-    "none": lambda: (Lock(), NoTable()),
+    "none": lambda: (TokenLock(), NoTable()),
 }
 """What answers plain accesses: a loop, or nothing but the general way. The native one where it is built."""
 if not why_not_native():

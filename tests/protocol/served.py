@@ -193,7 +193,8 @@ class CountingLock:
     def __init__(self, lock: StepLock) -> None:
         self.taken = 0
         self._lock = lock
-        self.acquire, self.release, self.locked = self._lock.acquire, self._lock.release, self._lock.locked
+        self.acquire, self.release, self.locked = lock.acquire, lock.release, lock.locked
+        self.is_wanted = lock.is_wanted
 
     def __enter__(self) -> bool:
         self.taken += 1

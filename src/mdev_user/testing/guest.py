@@ -12,7 +12,6 @@ with Guest(Card, "small") as guest:
 """
 
 from collections.abc import Iterable
-from threading import Lock
 from types import TracebackType
 from typing import Any, NoReturn, Self
 from uuid import UUID
@@ -47,6 +46,7 @@ from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import DmaFlags, Mapping
 from mdev_user.vfio.migration_states import MigrationState
 from mdev_user.vfio.requests import Irq, Region
+from mdev_user.vfio_user.token_lock import TokenLock
 
 UUID1 = UUID(int=1)
 RAM = MiB
@@ -330,7 +330,7 @@ class Guest(NamedRegisters):
 
     def open(self) -> None:
         """Use the device again after `close`, with the same memory. Busy (EBUSY) when it is open."""
-        jobs = Jobs(self._stretches, Lock(), self._vfio, self._stretches, _raise)
+        jobs = Jobs(self._stretches, TokenLock(), self._vfio, self._stretches, _raise)
         self._vfio.open(jobs, Regions())
         finalize(self, jobs.cancel_all)  # a test may forget its guest: what was not begun is no mistake then
         for address, size in self.memory.blocks.items():

@@ -5,7 +5,6 @@ The same `Conversation` as a session's, without its socket: bytes and file descr
 
 from collections import deque
 from collections.abc import Sequence
-from threading import Lock
 
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.step_lock import StepLock
@@ -14,6 +13,7 @@ from mdev_user.vfio_user.conversation import Conversation
 from mdev_user.vfio_user.eventfd import Eventfds, Watcher
 from mdev_user.vfio_user.guest_memory import GuestMemory
 from mdev_user.vfio_user.message_dma import Done, Wanted, still
+from mdev_user.vfio_user.token_lock import TokenLock
 from mdev_user.vfio_user.traps import Traps
 
 Message = tuple[bytes, tuple[int, ...]]
@@ -40,7 +40,7 @@ class Exchange:
         self.failures: list[tuple[Exception, str]] = []
         self._sent = _Collected()
         eventfds = Eventfds(watcher, self._failed)
-        lock = Lock() if step_lock is None else step_lock
+        lock = TokenLock() if step_lock is None else step_lock
         self._conversation = Conversation(device, lock, memory or GuestMemory(), eventfds, self._sent, Traps())
 
     @property

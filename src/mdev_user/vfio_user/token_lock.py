@@ -16,12 +16,14 @@ TOKEN = True
 class TokenLock:
     """As `threading.Lock`. ``token`` has one element while nobody holds the lock; the loop takes it by itself."""
 
-    __slots__ = ("queue", "token")
+    __slots__ = ("_waiting", "queue", "token")
 
     def __init__(self) -> None:
         self.token = deque([TOKEN])
         self.queue: deque[Lock] = deque()
         """Whoever gives the token back calls `wake` if there is something in it."""
+        self._waiting: deque[bool] = deque()
+        """As long as there are threads that wait: one that was woken is not in the queue, and has not got it yet."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - as Lock's
         """False when it was held for all of ``timeout`` seconds; -1 for no end."""
@@ -39,6 +41,9 @@ class TokenLock:
 
     def locked(self) -> bool:
         return not self.token
+
+    def is_wanted(self) -> bool:
+        return bool(self._waiting)
 
     def __enter__(self) -> bool:
         return self._take() or self._wait(None)
@@ -58,6 +63,13 @@ class TokenLock:
             return False
 
     def _wait(self, end: float | None) -> bool:
+        self._waiting.append(True)
+        try:
+            return self._queue_up(end)
+        finally:
+            self._waiting.pop()
+
+    def _queue_up(self, end: float | None) -> bool:
         while True:
             gate = Lock()
             gate.acquire()

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Coroutine
-from threading import Lock
 from uuid import uuid4
 
 from typing_extensions import override
@@ -12,6 +11,8 @@ from mdev_user.host.jobs import Jobs
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.dma import Backing
 from mdev_user.vfio.ops import DeviceOps
+from mdev_user.vfio.step_lock import StepLock
+from mdev_user.vfio_user.token_lock import TokenLock
 
 SECONDS = 60.0
 Done = Callable[[bytes | Exception], None]
@@ -91,7 +92,7 @@ class OpenMdev:
     """An open device with its jobs; what a driver raised is in ``failures``."""
 
     def __init__(self, thread: JobThread, ops: DeviceOps | None = None) -> None:
-        self.lock = Lock()
+        self.lock: StepLock = TokenLock()
         self.wire = Wire()
         self.device = VfioDevice(uuid4(), "test/type", ops or DeviceOps())
         self.failures: list[tuple[Exception, str]] = []

@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Iterator
-from threading import Event, Lock, Thread, Timer
+from threading import Event, Thread, Timer
 from weakref import ref
 
 import pytest
@@ -19,6 +19,7 @@ from mdev_user.vfio.inspection import Decoded, Decoder, Sighting, TouchedRegiste
 from mdev_user.vfio.ops import DeviceOps
 from mdev_user.vfio.requests import Reply, Request
 from mdev_user.vfio.work import Sleep
+from mdev_user.vfio_user.token_lock import TokenLock
 from unit.host.parts import SECONDS, OpenMdev, RegionMemory
 
 MOST = 10_000
@@ -407,7 +408,7 @@ def test_readers_that_come_and_go_disturb_no_access(scene: Scene) -> None:
 
 
 def test_a_lock_that_is_free_is_given_back() -> None:
-    lock = Lock()
+    lock = TokenLock()
     with pytest.raises(ValueError, match="inside"), steps.step_within(lock, Counters(), "look"):
         raise ValueError("inside")
     assert not lock.locked()

@@ -9,6 +9,7 @@ import pytest
 from typing_extensions import override
 
 from mdev_user.vfio_user.outgoing import Outgoing
+from mdev_user.vfio_user.token_lock import TokenLock
 
 
 @pytest.fixture
@@ -20,8 +21,8 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 @pytest.fixture
-def lock() -> threading.Lock:
-    return threading.Lock()
+def lock() -> TokenLock:
+    return TokenLock()
 
 
 def read(sock: socket.socket, length: int) -> bytes:
@@ -41,7 +42,7 @@ def fill(sock: socket.socket) -> int:
         return sent
 
 
-def test_a_message_leaves_at_once(ends: tuple[socket.socket, socket.socket], lock: threading.Lock) -> None:
+def test_a_message_leaves_at_once(ends: tuple[socket.socket, socket.socket], lock: TokenLock) -> None:
     outgoing = Outgoing(ends[0], lock)
     outgoing.send(b"message")
     assert not outgoing.waiting
@@ -51,7 +52,7 @@ def test_a_message_leaves_at_once(ends: tuple[socket.socket, socket.socket], loc
 
 
 def test_what_does_not_fit_waits_in_order_with_its_fds(
-    ends: tuple[socket.socket, socket.socket], lock: threading.Lock
+    ends: tuple[socket.socket, socket.socket], lock: TokenLock
 ) -> None:
     near, far = ends
     outgoing = Outgoing(near, lock)
@@ -74,7 +75,7 @@ def test_what_does_not_fit_waits_in_order_with_its_fds(
 
 
 def test_a_message_with_an_fd_that_does_not_fit_waits_whole(
-    ends: tuple[socket.socket, socket.socket], lock: threading.Lock
+    ends: tuple[socket.socket, socket.socket], lock: TokenLock
 ) -> None:
     near, _far = ends
     outgoing = Outgoing(near, lock)
@@ -84,7 +85,7 @@ def test_a_message_with_an_fd_that_does_not_fit_waits_whole(
     assert (bytes(message), fds) == (b"message", (0,))
 
 
-def test_fds_travel_once_with_the_first_bytes(ends: tuple[socket.socket, socket.socket], lock: threading.Lock) -> None:
+def test_fds_travel_once_with_the_first_bytes(ends: tuple[socket.socket, socket.socket], lock: TokenLock) -> None:
     near, far = ends
     outgoing = Outgoing(near, lock)
     fd = os.eventfd(0)
@@ -111,7 +112,7 @@ class EndsLate(threading.Thread):
 
 
 def test_what_is_left_when_the_background_is_about_to_end_is_sent_too(
-    ends: tuple[socket.socket, socket.socket], lock: threading.Lock, monkeypatch: pytest.MonkeyPatch
+    ends: tuple[socket.socket, socket.socket], lock: TokenLock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     near, far = ends
     outgoing = Outgoing(near, lock)
@@ -128,9 +129,7 @@ def test_what_is_left_when_the_background_is_about_to_end_is_sent_too(
     outgoing.end()
 
 
-def test_a_peer_that_is_gone_ends_the_background(
-    ends: tuple[socket.socket, socket.socket], lock: threading.Lock
-) -> None:
+def test_a_peer_that_is_gone_ends_the_background(ends: tuple[socket.socket, socket.socket], lock: TokenLock) -> None:
     near, far = ends
     outgoing = Outgoing(near, lock)
     fill(near)

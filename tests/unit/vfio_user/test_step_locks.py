@@ -12,6 +12,7 @@ import pytest
 from core import core_skip
 from mdev_user.vfio_user.loops import why_not_native
 from mdev_user.vfio_user.token_lock import TokenLock
+from unit.host.parts import eventually
 
 # Any: each is a lock, and is called with whatever threading.Lock takes.
 
@@ -70,6 +71,28 @@ def test_who_gives_up_is_not_waited_for(lock: Any) -> None:
         assert in_thread(lambda: lock.acquire(timeout=0.01)) is False
     assert lock.acquire(timeout=1)
     lock.release()
+
+
+def test_it_is_wanted_while_somebody_waits(lock: Any) -> None:
+    over = threading.Event()
+
+    def wait() -> None:
+        with lock:
+            over.wait(60)
+
+    with lock:
+        assert not lock.is_wanted()
+        waiting = [threading.Thread(target=wait) for _each in range(2)]
+        for each in waiting:
+            each.start()
+        eventually(lock.is_wanted)
+        assert in_thread(lambda: lock.acquire(timeout=0.01)) is False  # who gives up is not counted
+    time.sleep(0.02)
+    assert lock.is_wanted()  # the second one still waits
+    over.set()
+    for each in waiting:
+        each.join(60)
+    assert not lock.is_wanted()
 
 
 def test_a_lock_that_is_not_held_cannot_be_released(lock: Any) -> None:
