@@ -199,11 +199,10 @@ def test_processor_time_is_charged(two: list[Driver]) -> None:
     (pid,) = renderers()
     assert driver.submit(target(11)) == OK
     used, drawn = processor_time(pid), driver.socket.function.drawn
-    for number in range(40):
-        driver.send(driver.command(SUBMIT, "I4x", 36, more=clear(1, 0, 0, 1), fence=number))
-    assert driver.submit(b"") == OK
-    seconds = processor_time(pid) - used
-    assert seconds > 0.1
+    while (seconds := processor_time(pid) - used) < 0.5:
+        for number in range(20):
+            driver.send(driver.command(SUBMIT, "I4x", 36, more=clear(1, 0, 0, 1), fence=number))
+        assert driver.submit(b"") == OK
     assert (driver.socket.function.drawn - drawn) / PIXELS_PER_SECOND == pytest.approx(seconds, rel=0.3)
 
 
