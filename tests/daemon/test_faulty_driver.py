@@ -1,5 +1,6 @@
 """A parent driver with bugs harms its own mdev at most, and what went wrong can be read."""
 
+import errno
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -71,8 +72,9 @@ def test_a_read_of_the_wrong_length_is_the_drivers_bug(daemon: RunningDaemon, ne
 def test_a_bug_in_open_refuses_the_user_and_says_why(daemon: RunningDaemon, neighbour: Client) -> None:
     uuid = daemon.create("faulty-openbug")
     for _ in range(2):
-        with pytest.raises(ConnectionError):
+        with pytest.raises(RemoteError) as refused:
             daemon.guest(uuid)
+        assert refused.value.errno == errno.EIO
     assert last_disconnect(daemon, uuid) == "ValueError: open is broken"
     assert daemon.control.mdev(uuid).client is None
     daemon.control.remove(uuid, wait=0, force=False)

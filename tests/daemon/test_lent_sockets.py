@@ -20,6 +20,7 @@ from mdev_user.daemon.client import Client as ControlClient
 from mdev_user.daemon.run_dir import RunDir, mounts_below
 from mdev_user.sysfs import mountpoint
 from mdev_user.vfio_user.client import Client
+from mdev_user.vfio_user.connection import RemoteError
 
 LSR = 5
 
@@ -135,7 +136,7 @@ def test_an_mdev_is_reached_at_a_socket_given_by_fd_whenever_it_is_there(folder:
             assert works(folder / "lent")
             assert works(daemon.run_dir.socket(uuid)), "its own socket is there, too"
             assert str(uuid) not in str(daemon.control.mdev(other).client)
-            with Client(folder / "lent", timeout=SECONDS), pytest.raises(ConnectionError):
+            with Client(folder / "lent", timeout=SECONDS), pytest.raises(RemoteError, match="refused VERSION"):
                 Client(daemon.run_dir.socket(uuid))  # one user, whichever way it came
             daemon.control.remove(uuid, wait=SECONDS, force=False)
         assert (folder / "lent").is_socket(), "whoever made it takes it away"

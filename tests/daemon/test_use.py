@@ -154,7 +154,7 @@ def test_a_blocked_mdev_keeps_its_uuid_and_serves_its_user(daemon: RunningDaemon
 def test_a_second_user_is_refused_while_the_first_lives(daemon: RunningDaemon) -> None:
     uuid = daemon.create("mtty-1")
     with daemon.guest(uuid) as first:
-        with pytest.raises(ConnectionError):
+        with pytest.raises(RemoteError, match="refused VERSION"):
             daemon.guest(uuid)
         assert first.region_read(0, LSR, 1) == b"\x60"
     with daemon.guest(uuid) as second:

@@ -7,6 +7,7 @@ import pytest
 
 from guest.scene import LSR, Scene, Tenant, eventually, functions, talking
 from mdev_user.errors import MdevUserError
+from mdev_user.guests.console import GuestFailed
 from mdev_user.guests.rig import Rig
 from mdev_user.guests.vm import Guest
 from mdev_user.testing.daemon import RunningDaemon
@@ -27,8 +28,7 @@ def test_a_killed_host_takes_its_own_mdevs_and_no_other_parents_guest_notices(
             # `third` lived in the same process: the control that another parent can notice such an end
             eventually(lambda: not {str(each) for each in mdevs.values()} & listed(daemon), 30)
         assert all(each.identical for each in talks)
-        # the control that its own guest notices: nothing answers, which on PCI reads as all ones
-        assert [each.read(LSR) for each in functions(guest)] == [0xFF, 0xFF]
+        assert notices(guest), "the control: its own guest does"
         for uuid in mdevs.values():
             assert not daemon.run_dir.socket(uuid).exists()
             assert not (daemon.sys / "bus/mdev/devices" / str(uuid)).exists()
@@ -38,7 +38,20 @@ def test_a_killed_host_takes_its_own_mdevs_and_no_other_parents_guest_notices(
     assert {str(each) for each in scene.one.mdevs.values()} <= listed(daemon)
 
 
+def notices(guest: Guest) -> bool:
+    """Nothing answers, which on PCI reads as all ones.
+
+    Or QEMU has ended: 11.1 aborts where the other end dies with something unread, of which it reports the error twice.
+    We leave nothing unread (`vfio_user.farewell`), but a process that is killed does.
+    """
+    try:
+        return [each.read(LSR) for each in functions(guest)] == [0xFF, 0xFF]
+    except GuestFailed as error:
+        return "`*errp == NULL' failed" in str(error)
+
+
 def test_a_parent_whose_host_was_killed_is_used_again(rig: Rig, daemon: RunningDaemon) -> None:
+    eventually(lambda: "other" in daemon.host_pids(), 20)
     os.kill(old := daemon.host_pids()["other"], signal.SIGKILL)
     eventually(lambda: daemon.host_pids().get("other", old) != old, 20)
     uuid = daemon.create("mtty-1", parent="other")

@@ -6,8 +6,10 @@ import pytest
 
 from guest.scene import DATA_READY, IER, LSR, RBR, THR, Scene, at_once, disagreement, eventually, functions
 from mdev_user.guests import serial
-from mdev_user.guests.console import GuestTimeout
+from mdev_user.guests.console import GuestFailed, GuestTimeout
+from mdev_user.guests.rig import Rig
 from mdev_user.guests.serial import Exchange
+from mdev_user.guests.vm import Guest
 
 pytestmark = pytest.mark.guest
 
@@ -34,6 +36,14 @@ def test_the_daemon_tells_who_uses_an_mdev(scene: Scene) -> None:
         client = tenant.daemon.control.mdev(tenant.mdevs["mtty"]).client
         assert client is not None
         assert (client.pid, client.name) == (tenant.guest.pid, "qemu-system-x86")
+
+
+def test_a_second_qemu_is_told_that_an_mdev_is_in_use(scene: Scene, rig: Rig) -> None:
+    """It does not abort, as QEMU 11.1 does at a connection that is closed without an answer (`farewell`)."""
+    path = scene.one.daemon.run_dir.socket(scene.one.mdevs["mtty"])
+    with pytest.raises(GuestFailed) as refused, Guest(rig, [path]):
+        pass
+    assert "version reply: Device or resource busy" in str(refused.value)
 
 
 def test_10000_bytes_of_each_come_back_right_at_the_same_time(scene: Scene) -> None:

@@ -139,7 +139,18 @@ class Guest:
     def attempt(self, script: str, seconds: float = 60.0) -> Answer:
         """Like ``run``, for a script whose status is of interest or whose output is not text."""
         self._running()
-        return self._channel.run(script, seconds)
+        try:
+            return self._channel.run(script, seconds)
+        except GuestTimeout:
+            raise
+        except GuestFailed as error:
+            message = f"{error}; {self._how_it_ended()}\n--- the end of its console ---\n{self.console_tail()}"
+            raise GuestFailed(message) from error
+
+    def _how_it_ended(self) -> str:
+        with suppress(GuestTimeout):
+            return f"its QEMU ended with status {self.wait(1)}"
+        return "its QEMU still runs"
 
     def shutdown(self, seconds: float = 60.0) -> None:
         """Power the guest off from the inside, as its user would, and wait for its QEMU to end."""

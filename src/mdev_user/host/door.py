@@ -18,9 +18,10 @@ from uuid import UUID
 
 from typing_extensions import override
 
-from mdev_user.errors import Busy, NoDevice, NotPermitted
+from mdev_user.errors import Busy, NoDevice, NotPermitted, errno_of
 from mdev_user.host import SOCKET_NAME
 from mdev_user.host.poll import PollThread
+from mdev_user.vfio_user.farewell import refuse
 from mdev_user.vfio_user.transport import credentials_of
 
 _log = logging.getLogger(__name__)
@@ -142,12 +143,14 @@ class Door:
             self._enter()
         except (NotPermitted, Busy, NoDevice) as error:
             _log.warning("%s: refused %s: %s", self._uuid, peer, error)
+            refuse(connection, errno_of(error))
             return False
         self._watch()
         try:
             self._use(connection, peer)
         except OSError as error:  # no file descriptors left, say
             _log.warning("%s: cannot serve %s: %s", self._uuid, peer, error)
+            refuse(connection, errno_of(error))
         return True
 
     def _check(self, peer: Peer) -> None:

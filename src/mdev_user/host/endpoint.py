@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Condition
 from uuid import UUID
 
-from mdev_user.errors import Busy, DmaFault, NoDevice
+from mdev_user.errors import Busy, DmaFault, NoDevice, errno_of
 from mdev_user.host import MIGRATION_FOLDER
 from mdev_user.host.door import Door, Peer
 from mdev_user.host.job_thread import JobThread
@@ -26,6 +26,7 @@ from mdev_user.host.region_file import RegionFile
 from mdev_user.host.steps import step, step_within
 from mdev_user.host.trace import Tracer
 from mdev_user.vfio.device import VfioDevice
+from mdev_user.vfio_user.farewell import refuse
 from mdev_user.vfio_user.guest_memory import GuestMemory
 from mdev_user.vfio_user.loops import chosen
 from mdev_user.vfio_user.server import Session
@@ -223,6 +224,7 @@ class Endpoint:
         except Exception as error:  # noqa: BLE001 - driver code: its error ends this user's connection only
             self.last_disconnect = f"{type(error).__name__}: {error}"
             _log.exception("%s: the driver failed", device.uuid)
+            refuse(connection, errno_of(error))
         finally:
             if not self._park_again(use):
                 self._close(use)

@@ -14,6 +14,7 @@ from threading import Lock
 from mdev_user.errors import PeerError
 from mdev_user.vfio.device import VfioDevice
 from mdev_user.vfio.step_lock import StepLock
+from mdev_user.vfio_user import farewell
 from mdev_user.vfio_user.access_loop import Line, Received
 from mdev_user.vfio_user.conversation import Conversation
 from mdev_user.vfio_user.eventfd import Eventfds, Watcher
@@ -142,4 +143,4 @@ class Session:
         self._conversation.end()
         self._outgoing.end()
         with self._socket_lock:
-            self._socket.close()
+            farewell.close(self._socket)

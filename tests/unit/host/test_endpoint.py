@@ -23,6 +23,7 @@ from mdev_user.vfio.ops import DeviceOps
 from mdev_user.vfio.requests import Irq, IrqAction, Reply, Request, SetIrqs
 from mdev_user.vfio_mdev.ops import MdevParentOps
 from mdev_user.vfio_user.client import Client
+from mdev_user.vfio_user.connection import RemoteError
 from mdev_user.vfio_user.messages import DeviceSetIrqs, IrqData
 from unit.host.parts import SECONDS, eventually
 
@@ -121,7 +122,7 @@ def test_the_user_is_known_while_a_slow_driver_opens(host: LocalHost, mdev: Mdev
         waiting.connect(str(host.socket(mdev)))
         assert device.opening.wait(SECONDS)
         assert host.endpoint(mdev).peer is not None
-        with pytest.raises(ConnectionError):
+        with pytest.raises(RemoteError, match="refused VERSION"):
             host.client(mdev)
         device.may_open.set()
 
@@ -129,7 +130,7 @@ def test_the_user_is_known_while_a_slow_driver_opens(host: LocalHost, mdev: Mdev
 def test_a_second_user_is_refused_while_the_first_is_there(host: LocalHost, mdev: Mdev) -> None:
     with host.client(mdev) as first:
         began = time.monotonic()
-        with pytest.raises(ConnectionError):
+        with pytest.raises(RemoteError, match="refused VERSION"):
             host.client(mdev)
         assert time.monotonic() - began < 1
         assert first.region_read(0, 0, 4) == bytes(4)
@@ -149,7 +150,7 @@ def test_without_the_hand_over_some_of_them_would_be_refused(
     first = host.client(mdev)
     with host.endpoint(mdev).lock:  # the last user's close cannot be done yet
         first.close()
-        with pytest.raises(ConnectionError):
+        with pytest.raises(RemoteError, match="refused VERSION"):
             Client(host.socket(mdev), timeout=SECONDS)
 
 
@@ -192,7 +193,7 @@ def test_a_driver_that_cannot_open_refuses_the_user_and_serves_the_next(host: Lo
     device = device_of(mdev)
     original = device.open_device
     device.open_device = None  # type: ignore[assignment,method-assign]  # a driver's bug: TypeError
-    with pytest.raises(ConnectionError):
+    with pytest.raises(RemoteError, match="refused VERSION"):
         host.client(mdev)
     eventually(lambda: "TypeError" in host.endpoint(mdev).last_disconnect)
     device.open_device = original  # type: ignore[method-assign]  # the bug is mended

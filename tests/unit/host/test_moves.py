@@ -334,7 +334,7 @@ def test_an_mdev_that_is_handed_over_takes_nobody_any_more(host: LocalHost, mdev
         with pytest.raises(OSError, match=r"."):
             mover.set_migration_state(RUNNING)
     eventually(lambda: endpoint.last_disconnect == "moved to another place")
-    with pytest.raises(ConnectionError):
+    with pytest.raises(RemoteError, match="refused VERSION"):
         host.client(mdev)
     with pytest.raises(NoDevice, match="moved to another place"):
         endpoint.moves.begin(Purpose.LOAD)
