@@ -89,6 +89,10 @@ class ScriptedSocket:
     def shutdown(self, _how: int) -> None:
         self._rest = b"", self._rest[1]
 
+    def recv(self, _size: int, _flags: int = 0) -> bytes:
+        """Of what is unread when it was shut down: nothing, that is gone then."""
+        return b""
+
     def close(self) -> None:
         os.close(self._ready)
         close_fds(self._rest[1])
