@@ -188,6 +188,7 @@ static enum need go_on(struct loop *loop, struct turn *turn)
             return NOT_RECEIVED;
         if (!is_access(loop, turn->done))
             return RECEIVED;
+        let_in(lock);
         take(lock);
         turn->data = &turn->reply;
         turn->size = answer(loop->table, loop->buffer.buf, &turn->reply);

@@ -34,7 +34,7 @@ DIAGRAMS = (ROOT / "README.md",)
 
 _BLOCK = re.compile(r"^```(?P<words>[^\n]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"(?:#|/\*) (?P<name>[\w.-]+\.\w+)(?:, (?P<place>in|instead of) class (?P<kind>\w+))?(?: \*/)?")
-_SERVE = re.compile(r"mdev-user serve (?P<parents>[^#&]+) &(?: +#.*)?")
+_SERVE = re.compile(r"mdev-user serve --background (?P<parents>[^#&]+?)(?: +#.*)?")
 _RUN_DIR = "/run/mdev-user"
 _PLACED = "--run-dir"
 _WITHOUT_DAEMON = "new|registers|check|doctor"
@@ -213,7 +213,7 @@ class Reader:
             return ""
         if self._guest is None:
             if self._daemon is None:
-                raise WrongPage("expected `mdev-user serve ... &` and a create before what is done in a guest")
+                raise WrongPage("expected `mdev-user serve ...` and a create before what is done in a guest")
             uuids = [UUID(each.uuid) for each in self._daemon.control.mdevs()]
             self._guest = self._boot([self._daemon.run_dir.socket(uuid) for uuid in uuids])
         return self._guest.run(f"set -e\n{text}")

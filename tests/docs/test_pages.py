@@ -161,7 +161,7 @@ def test_what_is_done_in_a_guest_needs_a_daemon(tmp_path: Path) -> None:
 
 
 BUS = """```sh
-mdev-user serve crc &
+mdev-user serve --background crc
 mdev-user create crc-small
 ```
 

@@ -5,10 +5,9 @@ from typing import Annotated
 import typer
 
 from mdev_user.cli.output import print_line
-from mdev_user.daemon.specification import parse_parent
+from mdev_user.cli.parent_class import class_of
 from mdev_user.driver.parent import Parent
 from mdev_user.errors import ConfigError
-from mdev_user.host.loader import load_class
 from mdev_user.testing.conformance.check import EXAMPLES
 from mdev_user.testing.conformance.check import check as check_parent
 from mdev_user.testing.conformance.operations import CheckFailed
@@ -23,7 +22,7 @@ def check(
 
     No daemon is asked. Devices are used, reset, saved and loaded in interpreters of their own.
     """
-    kind = load_class(parse_parent(parent).driver)
+    kind = class_of(parent)
     if not issubclass(kind, Parent):
         raise ConfigError(f"{parent}: expected a Parent with a declared function, given one that does all by hand")
     try:

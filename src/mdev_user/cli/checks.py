@@ -258,7 +258,7 @@ def _run_dir(subject: Subject) -> Answer:
         run_dir = _subject_run_dir(subject)
         run_dir.check_length()
     except ConfigError as error:
-        return _problem(str(error), "see there")
+        return _problem(str(error), "give another --run-dir DIR, or set $MDEV_USER_RUN_DIR: a short path of your own")
     return _ok(str(run_dir.path))
 
 

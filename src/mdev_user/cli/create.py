@@ -7,8 +7,10 @@ import typer
 
 from mdev_user.cli.list_mdevs import COLUMNS
 from mdev_user.cli.output import Output, OutputOption, RunDirOption, print_json, print_listing
+from mdev_user.cli.streams import OutputError, flush
 from mdev_user.daemon.client import Client
 from mdev_user.daemon.run_dir import RunDir
+from mdev_user.daemon.views import MdevView
 
 
 def create(
@@ -20,6 +22,14 @@ def create(
 ) -> None:
     """Create an mdev and print its UUID."""
     created = Client(RunDir(run_dir)).create(type_id, parent, uuid)
+    try:
+        _print(created, output)
+        flush()
+    except OutputError as error:  # who does not know its UUID would create another
+        raise OutputError(f"mdev {created.uuid} was created, but {error}") from None
+
+
+def _print(created: MdevView, output: Output) -> None:
     if output is Output.JSON:
         print_json(created)
     else:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -10,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from types import FrameType
+from typing import NoReturn, Protocol
 from uuid import UUID, uuid4
 
 import typer
@@ -19,7 +21,7 @@ from rich.table import Table
 
 from mdev_user.daemon.client import Client, NoDaemon
 from mdev_user.daemon.run_dir import RunDir, mounts_below
-from mdev_user.errors import AlreadyExists, MdevUserError
+from mdev_user.errors import AlreadyExists, ConfigError, MdevUserError
 from mdev_user.guests import serial
 from mdev_user.guests.archive import RigError
 from mdev_user.guests.arguments import run_command, vfio_arguments
@@ -129,7 +131,48 @@ class _Daemon:
 @contextmanager
 def _daemon() -> Iterator[_Daemon]:
     """A daemon of our own, with a run directory of its own, so that one that is running is left alone."""
+    with _terminable(), _folder() as folder, _serving(folder) as daemon:
+        yield daemon
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that nothing is left behind."""
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A new folder, removed at the end unless something is still mounted in it."""
     folder = Path(tempfile.mkdtemp(prefix="mdev-demo-"))
+    try:
+        _check_length(folder)
+        yield folder
+    finally:
+        if not mounts_below(folder.resolve()):  # never delete through a mount
+            shutil.rmtree(folder)
+
+
+def _check_length(folder: Path) -> None:
+    try:
+        RunDir(folder).check_length()
+    except ConfigError:
+        raise ConfigError(
+            f"the sockets' paths in {folder} would be too long: expected a short folder for temporary files, given "
+            f"{str(folder.parent)!r}; try `TMPDIR=/tmp mdev-user demo`"
+        ) from None
+
+
+@contextmanager
+def _serving(folder: Path) -> Iterator[_Daemon]:
     command = [*PYTHON, "mdev_user", "serve", "--run-dir", str(folder), "--log-level", "warning", "mtty"]
     with subprocess.Popen(command) as process:
         try:
@@ -139,8 +182,7 @@ def _daemon() -> Iterator[_Daemon]:
             yield daemon
         finally:
             process.terminate()
-    if not mounts_below(folder.resolve()):  # never delete through a mount
-        shutil.rmtree(folder)
+            process.wait()  # after Ctrl-C, Popen itself does not
 
 
 def _wait_until_ready(client: Client, process: subprocess.Popen[bytes]) -> None:
@@ -210,7 +252,8 @@ def _use(console: Console, client: Client, uuids: list[UUID], pair: list[SerialG
             ),
             Proof(
                 f"guest {name}: by interrupt",
-                f"the guest counted {exchange.interrupts}, the device raised {device}",
+                f"the guest counted {exchange.interrupts}, the device raised {device} (about as many is right: "
+                "a level that stays up is counted by each in its own way)",
                 _agree(exchange, device),
             ),
         ]

@@ -1,7 +1,6 @@
 """``mdev-user events``: what happens on the bus, uevent by uevent as Linux tells it."""
 
 import json
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -13,6 +12,7 @@ import typer
 
 from mdev_user.cli.options import RunDirOption
 from mdev_user.cli.output import print_line
+from mdev_user.cli.streams import flush
 from mdev_user.daemon.client import Client
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.daemon.views import UeventLine
@@ -53,7 +53,7 @@ def _print(lines: Iterable[UeventLine], shown: Callable[[UeventLine], str]) -> N
     for line in lines:
         if line.kind != "begin":
             print_line(shown(line))
-            sys.stdout.flush()
+            flush()
 
 
 def _row(line: UeventLine) -> str:

@@ -1,7 +1,6 @@
 """What `save`, `restore` and `migrate` print: a line for each thing that was done, or JSON at the end."""
 
 import json
-import sys
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated
@@ -10,6 +9,7 @@ import msgspec
 import typer
 
 from mdev_user.cli.output import print_line
+from mdev_user.cli.streams import flush
 from mdev_user.daemon.mover import Moved
 
 
@@ -42,7 +42,7 @@ def _tell(what: str, moved: Moved) -> None:
         print_line(f"pass {len(moved.passes)}: {last.bytes:,} bytes in {last.seconds:.3f} s")
     elif what == "copied":
         print_line(f"stopped: {moved.rest:,} bytes")
-    sys.stdout.flush()
+    flush()
 
 
 def _tell_nothing(_what: str, _moved: Moved) -> None:

@@ -3,6 +3,7 @@
 import keyword
 import re
 import sys
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -27,14 +28,24 @@ def new(
     for path in written:
         if path.exists() or path.is_symlink():
             raise AlreadyExists(f"{path} is there already and is not overwritten; choose another name or folder")
-    for path, template in written.items():
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(_filled(template, name))
-        except OSError as error:
-            raise ConfigError(f"{path.absolute()} cannot be written: {error.strerror}") from None
+    _write({path: _filled(template, name) for path, template in written.items()})
+    for path in written:
         print_line(str(path))
     print_line(f"Next: pytest test_{name}.py; mdev-user serve ./{name}.py:Card")
+
+
+def _write(texts: Mapping[Path, str]) -> None:
+    """All of them or, on a full disk, none: what was begun would be in the way of the next try."""
+    begun: list[Path] = []
+    for path, text in texts.items():
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                begun.append(path)
+                file.write(text)
+        except OSError as error:
+            for each in begun:
+                each.unlink(missing_ok=True)
+            raise ConfigError(f"{path.absolute()} cannot be written: {error.strerror}") from None
 
 
 def _check(name: str) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mdev_user.cli import options
+from mdev_user.cli.streams import writing
 
 
 class Output(StrEnum):
@@ -56,10 +57,11 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
     for row in rows:
         table.add_row(*(_cell(each) for each in row))
     shown = console()
-    with shown.capture() as capture:
-        shown.print(table)
-    for line in capture.get().splitlines():
-        sys.stdout.write(line.rstrip() + "\n")  # rich fills lines with spaces, which nobody wants in a pipe
+    with writing():  # all of it: rich flushes when the capture ends
+        with shown.capture() as capture:
+            shown.print(table)
+        for line in capture.get().splitlines():
+            sys.stdout.write(line.rstrip() + "\n")  # rich fills lines with spaces, which nobody wants in a pipe
 
 
 def print_json(value: object) -> None:
@@ -69,7 +71,8 @@ def print_json(value: object) -> None:
 
 def print_line(text: str) -> None:
     """A line on stdout."""
-    sys.stdout.write(printable(text) + "\n")
+    with writing():
+        sys.stdout.write(printable(text) + "\n")
 
 
 def print_error(text: str) -> None:

@@ -45,7 +45,9 @@ def _emulator() -> str:
     named = os.environ.get(QEMU_VARIABLE, _QEMU)
     found = shutil.which(named)
     if found is None:
-        raise ConfigError(f"expected {_QEMU} in PATH, or its path in ${QEMU_VARIABLE}, given {named!r}")
+        raise ConfigError(
+            f"expected {_QEMU} in PATH, or its path in ${QEMU_VARIABLE}, given {named!r}, which was not found"
+        )
     return found
 
 

@@ -131,12 +131,14 @@ def _become(command: list[str], environment: Mapping[str, str]) -> NoReturn:
     except OSError as error:
         from mdev_user.cli.output import print_error  # noqa: PLC0415 - takes longer to import than all the rest
 
-        print_error(f"cannot run {command[0]}: {error.strerror}")
+        print_error(f"cannot run {command[0] or repr('')}: {error.strerror}")
         there = error.errno not in {ENOENT, ENOTDIR} or shutil.which(command[0]) is not None
         raise typer.Exit(_NOT_EXECUTABLE if there else _NOT_FOUND) from None
 
 
 def _execute(command: list[str], environment: Mapping[str, str]) -> NoReturn:
+    if not command[0]:  # Python would raise ValueError
+        raise FileNotFoundError(ENOENT, os.strerror(ENOENT))
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606 - what this command is for
     except OSError as error:

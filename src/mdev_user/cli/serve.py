@@ -1,10 +1,11 @@
-"""``mdev-user serve``: run the daemon in the foreground."""
+"""``mdev-user serve``: run the daemon."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mdev_user.cli.background import OPTION, serve_in_background
 from mdev_user.cli.output import RunDirOption
 from mdev_user.daemon.config import Given, LogLevel, Reload, load_config
 from mdev_user.daemon.listening import take_sockets
@@ -38,9 +39,14 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    background: Annotated[
+        bool, typer.Option(OPTION, help="Return when the daemon serves, and leave it running; it logs to stderr.")
+    ] = False,
     log_level: Annotated[LogLevel | None, typer.Option(help="The least severe message logged (default: info).")] = None,
 ) -> None:
-    """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
+    """Run the daemon until SIGTERM or Ctrl-C."""
+    if background:
+        serve_in_background()
     loaded = load_config(
         config,
         Given(

@@ -13,6 +13,7 @@ import msgspec
 import typer
 
 from mdev_user.cli.output import RunDirOption, print_line
+from mdev_user.cli.streams import flush
 from mdev_user.cli.trace_lines import shown
 from mdev_user.daemon.client import Client
 from mdev_user.daemon.run_dir import RunDir
@@ -45,4 +46,4 @@ def _print(lines: Iterator[TraceLine], output: Form) -> None:
     for line in lines:
         # json, and not msgspec's own: a guest's text stays ASCII, so that nothing in it steers a terminal
         print_line(shown(line) if output is Form.TEXT else json.dumps(msgspec.to_builtins(line)))
-        sys.stdout.flush()
+        flush()

@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 from msgspec.structs import asdict
 
 from mdev_user import __version__
+from mdev_user.daemon.absent import no_type
 from mdev_user.daemon.autostart import Starter
 from mdev_user.daemon.config import Autostart, Config, Reload
 from mdev_user.daemon.control import ControlServer
@@ -118,10 +119,12 @@ class Front:
             self._lent.check_places(self.run_dir.devices)
             undo.callback(self.run_dir.release)
             self.run_dir.prepare()
-            self._mount_tree()
+            with self.run_dir.explained():
+                self._mount_tree()
             undo.callback(self._mount.unmount)
             control = ControlServer(self, self.run_dir.control, self._lent.control)
-            control.start()
+            with self.run_dir.explained():
+                control.start()
             undo.callback(control.stop)
             undo.callback(self.events.end)  # when all has been told, and before who listens is hung up on
             self.events.tell(BUS_ADDED)
@@ -196,7 +199,7 @@ class Front:
         return [self._view(each, _try_to_inspect(each)) for each in self.bus.mdevs()]
 
     def mdev(self, uuid: UUID) -> MdevDetail:
-        mdev = self.bus.mdev(uuid)
+        mdev = self._mdev(uuid)
         use = _try_to_inspect(mdev)
         shown = asdict(self._view(mdev, use))
         return MdevDetail(
@@ -255,17 +258,14 @@ class Front:
 
     def remove(self, uuid: UUID, *, wait: float, force: bool) -> None:
         """Without ``force`` an mdev in use stays as it is; with it the user is disconnected until the mdev is gone."""
-        mdev = self.bus.mdev(uuid)
+        mdev = self._mdev(uuid)
         if force:
             _remove_forcibly(self.bus, mdev)
             return
         deadline = monotonic() + wait
         while (use := _inspect(mdev)) is not None and use.pid is not None:
             if monotonic() >= deadline:
-                raise Busy(
-                    f"{uuid} is in use by pid {use.pid} ({use.program}): stop it, or remove with "
-                    "--wait SECONDS or --force"
-                )
+                raise Busy(_in_use(uuid, use, wait))
             sleep(_POLL)
         _remove_or_wait(self.bus, mdev)
 
@@ -273,21 +273,30 @@ class Front:
         return MoveView(socket=self._remote(uuid).begin_move(uuid, purpose))
 
     def hand_over(self, uuid: UUID, place: str) -> None:
-        mdev = self.bus.mdev(uuid)
+        mdev = self._mdev(uuid)
         self._remote(uuid).hand_over(uuid, place)
         Thread(target=_remove_moved, args=(self.bus, mdev), name="moved", daemon=True).start()
 
+    def _mdev(self, uuid: UUID) -> Mdev:
+        try:
+            return self.bus.mdev(uuid)
+        except NoDevice as error:
+            raise NoDevice(f"{error}: `mdev-user list` shows those there are") from None
+
     def _remote(self, uuid: UUID) -> RemoteParent:
-        ops = self.bus.mdev(uuid).parent.ops
+        ops = self._mdev(uuid).parent.ops
         if not isinstance(ops, RemoteParent):
             raise NoDevice(f"the parent of {uuid} does not live in a host")
         return ops
 
     def _only_parent_with(self, type_id: str) -> MdevParent:
-        found = [each for each in self.bus.parents() if type_id in each.types]
+        parents = self.bus.parents()
+        found = [each for each in parents if type_id in each.types]
         if len(found) == 1:
             return found[0]
-        names = ", ".join(each.name for each in found) or "none"
+        if not found:
+            raise ConfigError(no_type(type_id, (known for each in parents for known in each.types)))
+        names = ", ".join(each.name for each in found)
         raise ConfigError(f"expected one parent with the type {type_id}, there are: {names}; name one with --parent")
 
     def _view(self, mdev: Mdev, use: Inspection | None) -> MdevView:
@@ -334,12 +343,23 @@ def _serve(config: Config, lent: Lent) -> int:
     if config.reload is Reload.CHANGED:
         watch.start()
     notify("READY=1")
-    _log.info("serving %d parents; run directory %s", len(config.parents), front.run_dir.path)
-    signals.recv(1)
+    _log.info("serving %s; run directory %s", _counted(len(config.parents), "parent"), front.run_dir.path)
+    (number,) = signals.recv(1)
     notify("STOPPING=1")
+    _tell_the_end(signal.Signals(number), len(front.bus.mdevs()))
     watch.stop()
     front.stop()
     return 0
+
+
+def _tell_the_end(number: signal.Signals, mdevs: int) -> None:
+    _log.info("ending: %s came", number.name)
+    if mdevs:
+        _log.warning("what ends with the daemon: %s; who uses one is disconnected", _counted(mdevs, "mdev"))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _in(context: ExitStack, pieces: Iterator[Bytes]) -> Iterator[Bytes]:
@@ -407,6 +427,14 @@ def _try_to_inspect(mdev: Mdev) -> Inspection | None:
         return _inspect(mdev)
     except TimeoutError:
         return None
+
+
+def _in_use(uuid: UUID, use: Inspection, waited: float) -> str:
+    """Why it is not removed. Who has waited is not told to wait."""
+    user = f"pid {use.pid} ({use.program})"
+    if waited <= 0:
+        return f"{uuid} is in use by {user}: stop it, or remove with --wait SECONDS or --force"
+    return f"{uuid} is still in use by {user} after {waited:g} s: stop it, or remove with --force"
 
 
 def _remove_forcibly(bus: Bus, mdev: Mdev) -> None:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from msgspec import Struct, field
 
+from mdev_user.daemon.absent import no_type
 from mdev_user.daemon.client import Client, NoDaemon, Refused
 from mdev_user.daemon.state_file import new_state_file, open_state_file
 from mdev_user.daemon.views import MdevView
@@ -303,8 +304,8 @@ def _parent_for(daemon: Client, mdev: MdevView) -> str:
             f"expected a parent {mdev.parent}, or one with the type {mdev.type}, there are: {', '.join(parents)}; "
             "create the mdev there first"
         )
-    known = ", ".join(sorted({each.type for each in types})) or "none"
-    raise MoveFailed(f"no parent has the type {mdev.type}; there are: {known}; register one that has it there first")
+    absent = no_type(mdev.type, (each.type for each in types))
+    raise MoveFailed(f"{absent}; register one that has it there first")
 
 
 @contextmanager

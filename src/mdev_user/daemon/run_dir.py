@@ -15,7 +15,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -88,19 +88,32 @@ class RunDir:
         """Make the folders, take the lock until ``release``, and remove the sockets that a dead daemon left.
 
         Raises:
-            ConfigError: the path is too long, or the folder is another user's or writable by others.
+            ConfigError: the path is too long, the folder is another user's or writable by others, or cannot be made.
             Busy: another daemon uses it; its pid is in the message.
-            OSError: it cannot be made.
         """
         self.check_length()
-        self._make_top()
-        self._take_lock()
+        with self.explained():
+            self._make_top()
+            try:
+                self._take_lock()
+                self._make_folders()
+                self._remove_stale_devices()
+            except BaseException:
+                self.release()
+                raise
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Makes of an OSError in the block, which uses this folder, a ConfigError that names it."""
         try:
-            self._make_folders()
-            self._remove_stale_devices()
-        except BaseException:
-            self.release()
-            raise
+            yield
+        except OSError as error:
+            where = error.filename
+            what = "" if where is None or str(where) == str(self.path) else f" ({where})"
+            raise ConfigError(
+                f"run directory {self.path} cannot be used: {error.strerror or error}{what}; "
+                "mend that, or give another --run-dir DIR"
+            ) from error
 
     def release(self) -> None:
         """Let the next daemon have it. The folders stay."""
@@ -145,9 +158,9 @@ class RunDir:
                 f"run directory {self.path} is in use by the daemon with pid {owner or 'unknown'}; "
                 "stop that one, or give another --run-dir DIR"
             ) from None
+        self._lock_fd = fd
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        self._lock_fd = fd
 
     def _make_folders(self) -> None:
         for folder, mode in (

@@ -17,7 +17,7 @@ from mdev_user.driver.pools import Accounts, Instances, Pool, Profile, amounts, 
 from mdev_user.errors import DriverError
 from mdev_user.mdev.device import Mdev
 from mdev_user.mdev.types import MdevAttribute, MdevType
-from mdev_user.regs.mistakes import likeliest, number
+from mdev_user.regs.mistakes import likeliest
 from mdev_user.vfio_mdev.ops import MdevParentOps
 
 P = TypeVar("P", bound=Profile)
@@ -87,12 +87,10 @@ class Parent(MdevParentOps, Generic[P, B]):
         declared = self._totals()
         for name in totals.keys() - declared.keys():
             raise DriverError(f"{type(self).__name__} has no pool {name}{likeliest(name, declared)}")
-        given = {
-            name: number(f"the total of {name}", totals.get(name, total), 0, _MOST) for name, total in declared.items()
-        }
+        given = {name: _count(f"the total of {name}", totals.get(name, total)) for name, total in declared.items()}
         pools = {name: Pool(given[name], homogeneous=each.homogeneous) for name, each in self._pools.items()}
         self.max_instances = next((given[name] for name in self._instances), None)
-        self._accounts = Accounts(pools, self.types)
+        self._accounts = Accounts(pools, self.types, f"{self.driver_name}-")
         self._backing = Backing(self.open, self.close)
         # Any: values of all declared types. Each is replaced whole, so that who reads it needs no lock.
         self._settings: dict[str, Any] = initial_settings(self._readables.values())  # Any: as above
@@ -177,6 +175,13 @@ def _check_backend(parent: type[Parent[Any, Any]], function: type[Function[Any, 
     if (wanted is not None or plan.shares) and parent.open is Parent.open:
         what = "an Engine, of which it has a Share" if wanted is None else getattr(wanted, "__name__", wanted)
         raise DriverError(f"{parent.__name__}: the backend of {name} is {what}: define def open(self)")
+
+
+def _count(what: str, value: object) -> int:
+    """``value``, or a DriverError for what is no count: in decimal, as people count."""
+    if isinstance(value, int) and 0 <= value <= _MOST:
+        return value
+    raise DriverError(f"{what}: expected a number from 0 to {_MOST}, given {value!r}")
 
 
 def _device(mdev: Mdev) -> Device:

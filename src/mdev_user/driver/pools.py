@@ -61,7 +61,9 @@ class Accounts:
     must see no other in between. Nothing is called while it is held.
     """
 
-    def __init__(self, pools: Mapping[str, Pool], types: Mapping[str, Profile]) -> None:
+    def __init__(self, pools: Mapping[str, Pool], types: Mapping[str, Profile], prefix: str = "") -> None:
+        """``prefix`` is what makes an mdev type's id, such as mtty-1, of the name of a type."""
+        self._prefix = prefix
         self._pools = dict(pools)
         self._needs = {name: amounts(profile, pools) for name, profile in types.items()}
         self._taken = dict.fromkeys(types, 0)
@@ -105,12 +107,20 @@ class Accounts:
         )
 
     def _shortage(self, type_name: str) -> str:
+        type_id = f"{self._prefix}{type_name}"
         for pool, amount in self._needs[type_name].items():
             if amount and self._is_others(pool, type_name):
-                return f"{pool} is homogeneous, and another type's as long as its mdevs exist"
+                return f"{pool} is homogeneous, and another type's as long as its mdevs exist: remove those first"
             if self.free(pool) < amount:
-                return f"{type_name} takes {shown(amount)} of {pool}, {shown(max(0, self.free(pool)))} are free"
-        return f"no {type_name} is available"
+                free = shown(max(0, self.free(pool)))
+                return f"{type_id} takes {shown(amount)} of {pool}, {free} are free: {self._cure(pool, amount)}"
+        return f"no {type_id} is available"
+
+    def _cure(self, pool: str, amount: int) -> str:
+        total = self._pools[pool].total
+        if total < amount:  # no remove would help
+            return f"the parent has {shown(total)} in all; register it with {pool}={amount} or more"
+        return "remove an mdev of this parent first"
 
 
 def amounts(profile: Profile, pools: Iterable[str]) -> dict[str, int]:

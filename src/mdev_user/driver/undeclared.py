@@ -8,6 +8,8 @@ import dis
 from collections.abc import Iterator
 from types import CodeType, FunctionType
 
+from mdev_user.driver.members import Member
+
 _MUTABLE = (list, dict, set, bytearray)
 
 
@@ -21,6 +23,11 @@ def stores_to_self(member: object) -> Iterator[str]:
 def is_shared_state(member: object) -> bool:
     """Whether a value in a class body is state that all devices would share."""
     return isinstance(member, _MUTABLE)
+
+
+def is_constant(member: object) -> bool:
+    """Whether a value in a class body is plain: no declaration, no method, and nothing that takes what is set."""
+    return not isinstance(member, Member) and not hasattr(member, "__get__") and not hasattr(member, "__set__")
 
 
 def _stores(code: CodeType, owner: str) -> Iterator[str]:

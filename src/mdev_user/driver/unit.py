@@ -18,7 +18,7 @@ from mdev_user.driver.plan import Plan
 from mdev_user.driver.pools import Profile
 from mdev_user.driver.saving.kinds import LEAST_INT, MOST_INT
 from mdev_user.driver.state import Saved, Value, exact_kinds
-from mdev_user.driver.undeclared import is_shared_state, stores_to_self
+from mdev_user.driver.undeclared import is_constant, is_shared_state, stores_to_self
 from mdev_user.errors import DriverError
 from mdev_user.regs.mistakes import likeliest
 
@@ -175,6 +175,17 @@ def _check_state(cls: type, own: set[str], members: dict[str, object]) -> None:
         for stored in stores_to_self(member):
             if stored not in known:
                 raise DriverError(f"in {cls.__name__}.{name}: " + _undeclared(cls.__name__, stored, members))
+            if stored not in own and is_constant(members[stored]) and not isinstance(member, _OF_NO_DEVICE):
+                raise DriverError(f"in {cls.__name__}.{name}: {_constant(cls.__name__, stored, members[stored])}")
+
+
+_OF_NO_DEVICE = (classmethod, staticmethod, type)
+"""What these store to is something else, so a name of the class may be set there."""
+
+
+def _constant(cls: str, name: str, value: object) -> str:
+    declared = f"Saved({value!r})" if isinstance(value, int | float | str | bytes | tuple) else "Saved(...)"
+    return f"{cls}.{name} is a constant of the class: it cannot be set on a device; use {name} = {declared}"
 
 
 def _unsettable(cls: type[AnyUnit], name: str) -> str:

@@ -10,22 +10,20 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
 from threading import Condition, Thread, get_ident
-from time import monotonic, sleep, thread_time
+from time import monotonic, thread_time
 from typing import NamedTuple
 
 from mdev_user.host.jobs import Jobs
 from mdev_user.host.processes import Processes, Task
 from mdev_user.host.program.programs import HostedProgram, Whose
 from mdev_user.vfio.programs import RunningProgram
-from mdev_user.vfio.step_lock import StepLock
 from mdev_user.vfio.work import Answer, Later, Spent
+from mdev_user.vfio_user.letting_in import let_in
 
 JOBS = "jobs"
 """The thread's name."""
 _PATIENCE = 0.001
 """Seconds that the thread waits for a busy mdev before it looks after the others."""
-_NAP, _NAPS = 0.00002, 12
-"""Seconds, and how many of them for those who wait for a lock that is free: a thread is woken in one of them."""
 _FEW = 64
 """Timers that are not worth looking through."""
 
@@ -119,8 +117,7 @@ class JobThread:
 
     def _run(self) -> None:
         while (jobs := self._next()) is not None:
-            if jobs.lock.is_wanted():
-                _let_in(jobs.lock)
+            let_in(jobs.lock)
             if jobs.lock.acquire(timeout=_PATIENCE):
                 try:
                     self.working_for = jobs.owner
@@ -151,11 +148,3 @@ class JobThread:
                     return self._ready.popleft()
                 self._changed.wait(self._timers[0].when - now if self._timers else None)
             return None
-
-
-def _let_in(lock: StepLock) -> None:
-    """Let those have it who wait for it; not for long, or somebody who is always there would keep out the jobs."""
-    for _nap in range(_NAPS):
-        sleep(_NAP)
-        if not lock.is_wanted():
-            return

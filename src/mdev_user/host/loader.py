@@ -20,6 +20,7 @@ from types import CodeType, ModuleType
 import msgspec
 from typing_extensions import override
 
+from mdev_user.driver.function import Function
 from mdev_user.driver.parent import Parent
 from mdev_user.errors import ConfigError, MdevUserError
 from mdev_user.mdev.ops import LifecycleOps
@@ -46,8 +47,31 @@ def load_class(driver: str) -> type[MdevParentOps]:
 
 def _checked(driver: str, kind: object) -> type[MdevParentOps]:
     if not (isinstance(kind, type) and issubclass(kind, MdevParentOps)):
-        raise ConfigError(f"{driver}: expected a parent driver (a subclass of MdevParentOps), found {kind!r}")
+        raise ConfigError(f"{driver}: {_no_parent(driver, kind)}")
     return kind
+
+
+def _no_parent(driver: str, found: object) -> str:
+    """What is said of the wrong name: most often the function's class, which is beside the parent's."""
+    if not isinstance(found, type):
+        return f"expected a parent driver (a subclass of MdevParentOps), found {found!r}"
+    file, colon, _name = driver.rpartition(":")
+    parents = ", ".join(f"{file}{colon}{each}" for each in _parents_of(sys.modules.get(found.__module__)))
+    if issubclass(found, Function):
+        return f"{found.__name__} is a Function; name the Parent that has it" + (f": {parents}" if parents else "")
+    hint = f"; there are: {parents}" if parents else ""
+    return f"expected a parent driver (a subclass of MdevParentOps), found the class {found.__name__}{hint}"
+
+
+def _parents_of(module: ModuleType | None) -> list[str]:
+    """The names of the parents that are defined in a module of a driver's file."""
+    if module is None or not module.__name__.startswith(_PREFIX):
+        return []
+    return [
+        name
+        for name, each in vars(module).items()
+        if isinstance(each, type) and issubclass(each, MdevParentOps) and each.__module__ == module.__name__
+    ]
 
 
 def load_parent(driver: str, options: dict[str, str]) -> MdevParentOps:

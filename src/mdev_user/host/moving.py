@@ -31,6 +31,7 @@ from mdev_user.vfio.migration_states import (
     next_state,
 )
 from mdev_user.vfio.step_lock import StepLock
+from mdev_user.vfio_user.letting_in import let_in
 
 MOST_HELD = 4.0
 """Seconds that a guest may wait for a mover: QEMU gives an access up after 5."""
@@ -146,6 +147,7 @@ class Move:
         if self._held_until is not None:
             yield
             return
+        let_in(self._place.lock)
         with step_within(self._place.lock, self._place.device.counters, name):
             self._check()
             yield

@@ -24,6 +24,11 @@ from mdev_user.sysfs.tree import Tree
 _log = logging.getLogger(__name__)
 _DEVICE = Path("/dev/fuse")
 _FUSE_CONF = Path("/etc/fuse.conf")
+_STATUS = Path("/proc/self/status")
+_CAP_SYS_ADMIN = 21  # capabilities(7)
+_CONTAINER = f"in a container give --cap-add SYS_ADMIN --device {_DEVICE}"
+_MOUNT_REFUSED = 4
+"""What libfuse's main loop returns when mount(2) or fusermount3 failed (fuse_main(3)); the errno is on stderr only."""
 _READY_SECONDS = 10.0
 _END_SECONDS = 1.0
 """libfuse waits for requests in progress, which may be removes that wait for a user; the process need not."""
@@ -61,7 +66,7 @@ class Mount:
             answered = self._ready.wait(_READY_SECONDS)
         if not answered or self._failure is not None:
             self.unmount()
-            raise MountError(f"cannot mount the sysfs tree on {self._mountpoint}: {self._failure or 'no answer'}")
+            raise MountError(f"cannot mount the sysfs tree on {self._mountpoint}: {_told(self._failure)}")
         _log.info("the sysfs tree is mounted on %s", self._mountpoint)
 
     def unmount(self) -> None:
@@ -92,11 +97,30 @@ def check_preconditions(*, allow_other: bool) -> None:
     if ctypes.util.find_library("fuse3") is None:
         raise MountError("libfuse 3 is absent: apt install libfuse3-3 (libfuse3-4 on Debian 13)")
     if _is_root():
+        _check_capability()
         return
     if shutil.which("fusermount3") is None:
         raise MountError("fusermount3 is absent, which mounts for an ordinary user: apt install fuse3")
     if allow_other and "user_allow_other" not in _FUSE_CONF.read_text().split("\n"):
         raise MountError(f"other users may not see the tree: add the line user_allow_other to {_FUSE_CONF}")
+
+
+def _check_capability() -> None:
+    """Root in a container has none, and mounts nothing."""
+    lines = _STATUS.read_text().split("\n")
+    effective = next(int(each.split()[1], 16) for each in lines if each.startswith("CapEff:"))
+    if not effective >> _CAP_SYS_ADMIN & 1:
+        raise MountError(f"root without CAP_SYS_ADMIN may not mount: {_CONTAINER}")
+
+
+def _told(failure: BaseException | None) -> str:
+    if failure is None:
+        return "no answer"
+    if failure.args == (_MOUNT_REFUSED,):
+        return f"mount(2) was refused, libfuse said on stderr why; {_CONTAINER}, and let its security profile mount"
+    if isinstance(failure, RuntimeError):  # as mfusepy says it: a number
+        return f"libfuse ended with {failure}, and said on stderr why"
+    return str(failure)
 
 
 class _ThreadState(threading.local):

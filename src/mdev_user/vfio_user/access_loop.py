@@ -17,6 +17,7 @@ from typing import Protocol
 from mdev_user.vfio.requests import REGION_SHIFT
 from mdev_user.vfio_user.accesses import Accesses
 from mdev_user.vfio_user.framing import COMMAND, LARGEST_DATA, Command
+from mdev_user.vfio_user.letting_in import let_in
 from mdev_user.vfio_user.messages import ACCESS, ACCESS_MESSAGE
 from mdev_user.vfio_user.outgoing import Outgoing
 from mdev_user.vfio_user.plain_table import Place, PlainTable
@@ -81,12 +82,15 @@ class PythonLoop:
         receive, send, buffer, buffers = self._receive, self._send, self._buffer, [self._buffer]
         unpack, acquire, waiting = _REQUEST.unpack_from, self._lock.acquire, self._outgoing.waiting
         take, give, queue, wake = self._lock.token.pop, self._lock.token.append, self._lock.queue, self._lock.wake
+        wanted = self._lock.waiting
         read_row, write_row, table = self._table.read_rows.get, self._table.write_rows.get, self._table
         while True:
             size, ancillary, flags, _ = receive(buffers, ANCILLARY_SIZE, RECEIVE_FLAGS)
             if ancillary or size < _HEAD or size > _MOST or flags & _TRUNCATED:
                 return size, ancillary, flags
             identity, head, place = unpack(buffer)
+            if wanted:
+                let_in(self._lock)
             try:
                 take()
             except IndexError:

@@ -18,6 +18,7 @@ from mdev_user.vfio_user.device_requests import DeviceRequests
 from mdev_user.vfio_user.eventfd import Eventfds
 from mdev_user.vfio_user.framing import Command, reply_message
 from mdev_user.vfio_user.guest_memory import GuestMemory
+from mdev_user.vfio_user.letting_in import let_in
 from mdev_user.vfio_user.long_requests import LongRequests, Steps
 from mdev_user.vfio_user.message_dma import Done, MessageDma
 from mdev_user.vfio_user.messages import RegionRead, RegionWrite, TrappedRead, TrappedWrite
@@ -56,6 +57,7 @@ class Conversation:
 
     def handle_next(self) -> bool:
         """Handle the next of the messages that were received. False when there is none."""
+        let_in(self._step_lock)
         with self._step_lock:
             event = self.connection.next_event()
             if event is None:
@@ -90,6 +92,7 @@ class Conversation:
     def _handle_long(self, event: Asked, steps: Steps) -> None:
         reply = b""
         while not reply:
+            let_in(self._step_lock)
             with self._step_lock:
                 reply = self._next_step(event, steps)
                 self._send(b"" if event.no_reply else reply)

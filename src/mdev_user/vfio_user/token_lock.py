@@ -16,13 +16,13 @@ TOKEN = True
 class TokenLock:
     """As `threading.Lock`. ``token`` has one element while nobody holds the lock; the loop takes it by itself."""
 
-    __slots__ = ("_waiting", "queue", "token")
+    __slots__ = ("queue", "token", "waiting")
 
     def __init__(self) -> None:
         self.token = deque([TOKEN])
         self.queue: deque[Lock] = deque()
         """Whoever gives the token back calls `wake` if there is something in it."""
-        self._waiting: deque[bool] = deque()
+        self.waiting: deque[bool] = deque()
         """As long as there are threads that wait: one that was woken is not in the queue, and has not got it yet."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - as Lock's
@@ -43,7 +43,7 @@ class TokenLock:
         return not self.token
 
     def is_wanted(self) -> bool:
-        return bool(self._waiting)
+        return bool(self.waiting)
 
     def __enter__(self) -> bool:
         return self._take() or self._wait(None)
@@ -63,11 +63,11 @@ class TokenLock:
             return False
 
     def _wait(self, end: float | None) -> bool:
-        self._waiting.append(True)
+        self.waiting.append(True)
         try:
             return self._queue_up(end)
         finally:
-            self._waiting.pop()
+            self.waiting.pop()
 
     def _queue_up(self, end: float | None) -> bool:
         while True:

@@ -93,6 +93,8 @@ def test_that_there_is_none_is_said_with_what_to_do(
     if named is not None:
         monkeypatch.setenv(qemu.QEMU_VARIABLE, named)
     monkeypatch.setattr("sys.argv", ["mdev-user-qemu", "-machine", "none"])
-    with pytest.raises(SystemExit, match=r"mdev-user-qemu: expected .* in \$MDEV_USER_QEMU, given '.*qemu") as ended:
+    with pytest.raises(
+        SystemExit, match=r"expected .* in \$MDEV_USER_QEMU, given '.*qemu.*', which was not found"
+    ) as ended:
         qemu.main()
     assert isinstance(ended.value.code, str), "status 1"

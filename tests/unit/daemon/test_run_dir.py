@@ -1,5 +1,6 @@
 """The run directory: its modes and links, the one daemon that may use it, and what a dead one left."""
 
+import errno
 import os
 import socket
 import stat
@@ -221,6 +222,32 @@ def test_another_users_folder_is_refused(run_dir: RunDir, monkeypatch: pytest.Mo
 def test_a_file_is_no_run_directory(run_dir: RunDir) -> None:
     run_dir.path.touch()
     with pytest.raises(ConfigError, match="is not a folder"):
+        run_dir.prepare()
+
+
+def test_what_the_machine_refuses_names_the_folder(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_fd: int, _data: bytes, _offset: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(ConfigError) as caught:
+            run_dir.prepare()
+    assert str(caught.value) == (
+        f"run directory {run_dir.path} cannot be used: No space left on device; "
+        "mend that, or give another --run-dir DIR"
+    )
+    run_dir.prepare()  # the lock was let go
+
+
+def test_a_file_in_the_way_is_named(run_dir: RunDir, short: Path) -> None:
+    (short / "file").touch()
+    below = RunDir(short / "file/run")
+    with pytest.raises(ConfigError, match=f"{below.path} cannot be used: Not a directory; mend that"):
+        below.prepare()
+    run_dir.path.mkdir(mode=0o700)
+    run_dir.lock.mkdir()
+    with pytest.raises(ConfigError, match=rf"cannot be used: Is a directory \({run_dir.lock}\); mend that"):
         run_dir.prepare()
 
 

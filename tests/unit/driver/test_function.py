@@ -186,6 +186,31 @@ def shared_list() -> None:
         waiting: list[int] = []
 
 
+def constant_set_in_a_method() -> None:
+    class Wrong(Sample):
+        brightness = 100
+
+        def work(self, value: int) -> None:
+            self.brightness = value
+
+
+def test_what_is_set_on_something_else_than_a_device_may_have_the_name_of_a_constant() -> None:
+    class Fine(Sample):
+        made = 0
+        level = Saved(1)
+
+        @classmethod
+        def count(cls) -> None:
+            cls.made += 1
+
+        def work(self, value: int) -> None:
+            self.level = value
+            self.total = self.regs.number = value + self.made
+
+    Fine.count()
+    assert Fine.made == 1
+
+
 def own_init() -> None:
     class Wrong(Sample):
         def __init__(self) -> None: ...
@@ -517,6 +542,11 @@ def memory_no_power_of_two() -> None:
         (undeclared_in_a_method, "; did you mean total?"),
         (undeclared_in_a_job, "in Wrong.work: Wrong has no scratch: declare it (scratch = Saved(...))"),
         (undeclared_in_a_pending, "in Wrong.is_ready: Wrong has no scratch: declare it"),
+        (
+            constant_set_in_a_method,
+            "in Wrong.work: Wrong.brightness is a constant of the class: it cannot be set on a device; "
+            "use brightness = Saved(100)",
+        ),
         (shared_list, "Wrong.waiting: a list in the class would be one for all mdevs, and not saved; use Saved, Table"),
         (own_init, "Wrong.__init__: a device is made by its parent: declare its state, and begin in opened()"),
         (own_slots, "Wrong: __slots__: state is declared"),

@@ -236,6 +236,10 @@ def test_totals_are_options_of_the_parent() -> None:
     assert Card(lanes=2)._accounts.free("lanes") == 2
     with pytest.raises(DriverError, match="Card has no pool lnaes; did you mean lanes"):
         Card(lnaes=2)
+    with pytest.raises(
+        DriverError, match=r"the total of lanes: expected a number from 0 to 9223372036854775807, giv.*-1$"
+    ):
+        Card(lanes=-1)
 
 
 def test_totals_are_options_on_a_command_line() -> None:

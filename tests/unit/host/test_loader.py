@@ -33,7 +33,24 @@ class Abstract(MdevParentOps):
     driver_name = "abstract"
     mdev_types = (MdevType("1"),)
 
+class Hexagon:
+    pass
+
 number = 5
+"""
+
+FUNCTION = """
+from mdev_user.driver import Function, Instances, Parent, PciId, Profile
+from mdev_user.drivers.crc import Crc as Another
+
+class Lamp(Function[Profile]):
+    identity = PciId(vendor=0x1234, device=1, class_code=0xFF0000)
+"""
+LAMPS = """
+class Lamps(Parent[Profile]):
+    function = Lamp
+    count = Instances(4)
+    types = {"one": Profile()}
 """
 
 
@@ -84,13 +101,22 @@ def test_an_error_of_ours_from_a_constructor_stays_what_it_is(file: Path) -> Non
     [
         ("Missing", "has no Missing"),
         ("number", "expected a parent driver .a subclass of MdevParentOps., found 5"),
-        ("DeviceOps", "expected a parent driver"),
+        ("DeviceOps", r"expected .*, found the class DeviceOps$"),
+        ("Hexagon", r"found the class Hexagon; there are: .*/shape\.py:Shape, .*/shape\.py:Abstract$"),
         ("Abstract", "could not be made: TypeError: Can't instantiate abstract class"),
     ],
 )
 def test_what_is_no_parent_driver_is_refused(file: Path, name: str, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         load_parent(f"{file}:{name}", {})
+
+
+@pytest.mark.parametrize(("source", "hint"), [(FUNCTION, "$"), (FUNCTION + LAMPS, r": .*/lamp\.py:Lamps$")])
+def test_whoever_names_the_function_is_told_the_parents(tmp_path: Path, source: str, hint: str) -> None:
+    file = tmp_path / "lamp.py"
+    file.write_text(source)
+    with pytest.raises(ConfigError, match=rf"Lamp is a Function; name the Parent that has it{hint}"):
+        load_parent(f"{file}:Lamp", {})
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

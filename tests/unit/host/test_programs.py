@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from mmap import mmap
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -494,7 +495,12 @@ with used() as (card,):
 
 
 def test_process_ends_with_its_host() -> None:
-    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, env=ENVIRONMENT) as host:
+    with (
+        TemporaryDirectory(dir="/tmp") as left,  # what one that is killed leaves behind
+        subprocess.Popen(
+            [sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, env={**ENVIRONMENT, "TMPDIR": left}
+        ) as host,
+    ):
         assert host.stdout is not None
         pid = int(host.stdout.readline())
         assert not is_gone(pid)

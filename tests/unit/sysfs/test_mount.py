@@ -26,6 +26,10 @@ def no_library(patch: Patch, tmp_path: Path) -> None:
     patch.setattr("ctypes.util.find_library", lambda _name: None)
 
 
+def no_capability(patch: Patch, tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("CapPrm:\t000001ffffffffff\nCapEff:\t000001ffffdfffff\n")
+
+
 def no_fusermount(patch: Patch, tmp_path: Path) -> None:
     patch.setattr("os.geteuid", lambda: 1000)
     patch.setattr("shutil.which", lambda _name: None)
@@ -43,6 +47,9 @@ def everything(monkeypatch: Patch, tmp_path: Path) -> None:
     """As on a machine that has it all, whatever this one has."""
     (tmp_path / "fuse").touch()
     monkeypatch.setattr(mount, "_DEVICE", tmp_path / "fuse")
+    (tmp_path / "status").write_text("CapPrm:\t000001ffffffffff\nCapEff:\t0000000000200000\n")
+    monkeypatch.setattr(mount, "_STATUS", tmp_path / "status")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr("ctypes.util.find_library", lambda _name: "libfuse3.so.3")
 
 
@@ -61,6 +68,7 @@ def test_with_everything_there_nothing_is_said(monkeypatch: Patch, tmp_path: Pat
     [
         (no_device, "--device"),
         (no_access, "chmod 0666"),
+        (no_capability, "CAP_SYS_ADMIN.*--cap-add SYS_ADMIN --device /dev/fuse"),
         (no_library, "apt install libfuse3-3"),
         (no_fusermount, "apt install fuse3"),
         (no_others, "user_allow_other"),
@@ -72,6 +80,26 @@ def test_what_is_missing_is_named_with_its_cure(
     take_away(monkeypatch, tmp_path)
     with pytest.raises(MountError, match=cure):
         check_preconditions(allow_other=True)
+
+
+@pytest.mark.usefixtures("everything")
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (RuntimeError(4), r"sys: mount\(2\) was refused, .*--cap-add SYS_ADMIN"),
+        (RuntimeError(3), "libfuse ended with 3, and said on stderr why"),
+        (MountError("libfuse (2, 9) was loaded"), r"libfuse \(2, 9\)"),
+    ],
+)
+def test_a_number_of_libfuses_is_told_in_words(
+    monkeypatch: Patch, tmp_path: Path, failure: Exception, told: str
+) -> None:
+    def fail(*_given: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(mount, "_run", fail)
+    with pytest.raises(MountError, match=told):
+        Mount(Tree(), tmp_path / "sys").mount()
 
 
 def test_a_mount_that_cannot_be_made_leaves_nothing_behind(monkeypatch: Patch, tmp_path: Path) -> None:
