@@ -58,7 +58,7 @@ class _Command(TyperCommand):
     """Says of a wrong argument what was expected and given."""
 
     @override
-    def make_context(self, *args: Any, **settings: Any) -> _Click:
+    def make_context(self, *args: Any, **settings: Any) -> _Click:  # Any: as click declares them
         with writing(), explain():
             return super().make_context(*args, **settings)
 
@@ -83,7 +83,7 @@ class _Commands(TyperGroup):
         return typer.main.get_command(single)
 
     @override
-    def make_context(self, *args: Any, **settings: Any) -> _Click:
+    def make_context(self, *args: Any, **settings: Any) -> _Click:  # Any: as click declares them
         with _telling(), writing():
             return super().make_context(*args, **settings)
 

@@ -23,13 +23,14 @@ def explain() -> Iterator[None]:
         yield
     except typer.BadParameter as error:
         # An older typer, without pydantic, names the value itself.
+        # Any: pydantic's dictionaries, of whatever each error has.
         errors: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
         if errors:
             error.message = _reworded(errors[0])
         raise
 
 
-def _reworded(found: dict[str, Any]) -> str:
+def _reworded(found: dict[str, Any]) -> str:  # Any: as above
     given, limits = found["input"], found.get("ctx", {})
     if found["type"] in _EXPECTED:
         return f"expected {_EXPECTED[found['type']].format(**limits)}, given {str(given)!r}"

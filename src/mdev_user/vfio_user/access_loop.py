@@ -81,16 +81,13 @@ class PythonLoop:
     def serve(self) -> Received:  # noqa: C901, PLR0912, PLR0915 - in one piece: a call costs as much as what is called
         receive, send, buffer, buffers = self._receive, self._send, self._buffer, [self._buffer]
         unpack, acquire, waiting = _REQUEST.unpack_from, self._lock.acquire, self._outgoing.waiting
-        take, give, queue, wake = self._lock.token.pop, self._lock.token.append, self._lock.queue, self._lock.wake
-        wanted = self._lock.waiting
+        take, give, queue, wake = self._lock.token.pop, self._lock.token.append, self._lock.queue, self._wake
         read_row, write_row, table = self._table.read_rows.get, self._table.write_rows.get, self._table
         while True:
             size, ancillary, flags, _ = receive(buffers, ANCILLARY_SIZE, RECEIVE_FLAGS)
             if ancillary or size < _HEAD or size > _MOST or flags & _TRUNCATED:
                 return size, ancillary, flags
             identity, head, place = unpack(buffer)
-            if wanted:
-                let_in(self._lock)
             try:
                 take()
             except IndexError:
@@ -131,6 +128,11 @@ class PythonLoop:
                     wake()
             if waiting:
                 self._outgoing.drain()
+
+    def _wake(self) -> None:
+        """Before the next access, somebody else has his step."""
+        self._lock.wake()
+        let_in(self._lock)
 
     def _read(self, identity: int, place: Place) -> bytes | None:
         """Have it performed; None for what is not valid."""
