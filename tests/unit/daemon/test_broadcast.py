@@ -169,8 +169,7 @@ def test_a_listener_that_fell_behind_ends_with_what_is_there(daemon: Daemon, cap
         until(lambda: listener.mdevs() == daemon.mdevs())
         assert "fell behind the daemon" in caplog.text
         assert len(listener.mdevs()) == 17
-        daemon.create(99)  # and goes on
-        until(lambda: listener.told[-1] == ("bind", path(99)))
+        until(lambda: goes_on(daemon, listener))
 
 
 def goes_on(daemon: Daemon, listener: Listener) -> bool:

@@ -244,9 +244,11 @@ def test_driver_hears_of_it_before_the_jobs_do(card: Used) -> None:
     assert card.counters["guest_errors"] == 4
 
 
-def test_killed_while_idle_the_driver_hears_of_it(card: Used) -> None:
+def test_killed_while_idle_the_driver_hears_of_it_and_it_is_counted(card: Used) -> None:
     os.kill(card.pid, signal.SIGKILL)
     eventually(lambda: card.card.regs.ended == 1)
+    eventually(lambda: card.counters["guest_errors"] == 1)
+    assert "it was killed by SIGKILL" in str(card.counters["last_guest_error"])
     assert not card.card.renderer.alive
     assert card.call(Renderer.add, 1) == 101
 

@@ -78,11 +78,12 @@ class ProgramProcess:
         owner: str,
         start: bytes,
         buffer: int,
-        died: "Callable[[ProgramProcess, ProcessEnded], None]",
+        died: "Callable[[ProgramProcess, ProcessEnded, int], None]",
     ) -> None:
         """``start`` is its `start_message`. Owns ``buffer``, a file descriptor or -1, from here on.
 
-        ``died`` is called in the thread of this. OSError when there are no more file descriptors.
+        ``died`` is called in the thread of this, with how many calls are told, too. OSError when there are no more file
+        descriptors.
         """
         with ExitStack() as opened:
             if buffer >= 0:
@@ -450,7 +451,7 @@ class ProgramProcess:
                     told.callback(call.done, error)
                 if not self._reason:
                     _log.warning("%s: the process %s ended: %s", self._owner, self._launch.name, reason)
-                    self._died(self, error)
+                    self._died(self, error, len(waiting))
 
     def _forget(self, error: ProcessEnded) -> list[Call]:
         """From now on it is gone. Returns those that wait."""

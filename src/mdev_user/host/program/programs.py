@@ -171,16 +171,19 @@ class HostedProgram:
             self._buffer = Buffer(self._launch.buffer)
         return self._buffer
 
-    def _died(self, process: ProgramProcess, error: ProcessEnded) -> None:
+    def _died(self, process: ProgramProcess, error: ProcessEnded, calls: int) -> None:
         """In the thread of the process, before anybody else is told."""
-        self._whose.as_step(partial(self._tell, process, error))
+        self._whose.as_step(partial(self._tell, process, error, calls))
 
-    def _tell(self, process: ProgramProcess, error: ProcessEnded) -> None:
-        """A step. Unless somebody has ended it in the meantime, it is news."""
-        if self._process is process:
-            self._process = None
-            self._drop_buffer()
-            self._ended(error)
+    def _tell(self, process: ProgramProcess, error: ProcessEnded, calls: int) -> None:
+        """A step. Unless somebody has ended it in the meantime, it is news. Without ``calls`` no job counts it."""
+        if self._process is not process:
+            return
+        self._process = None
+        self._drop_buffer()
+        self._ended(error)
+        if not calls:
+            raise error
 
     def _drop_buffer(self) -> None:
         if self._buffer is not None:
