@@ -1,8 +1,8 @@
 """The thread of a host that runs the jobs of all its mdevs.
 
-It hardly waits for a step lock: an mdev that is busy goes to the back of the queue with all its jobs, so that a stuck
-mdev delays nobody else's, however many it has. And it lets those go first who wait for the lock: jobs that always have
-something to do would keep out their own guest, and whoever wants to remove the mdev.
+It hardly waits for a step lock: an mdev that is busy rests with all its jobs while there are others, for longer and
+longer, so that a stuck mdev delays nobody else's, however many it has. And it lets those go first who wait for the
+lock: jobs that always have something to do would keep out their own guest, and whoever wants to remove the mdev.
 """
 
 from collections import deque
@@ -24,6 +24,8 @@ JOBS = "jobs"
 """The thread's name."""
 _PATIENCE = 0.001
 """Seconds that the thread waits for a busy mdev before it looks after the others."""
+_LONGEST_REST = 0.032
+"""Seconds that a busy mdev rests at most, if others have something to do and it gets nothing new."""
 _FEW = 64
 """Timers that are not worth looking through."""
 
@@ -45,6 +47,8 @@ class JobThread:
         self._changed = Condition()
         self._ready: deque[Jobs] = deque()
         """Those with stretches to run, each once; the one that is running is not in it."""
+        self._resting: dict[Jobs, float] = {}
+        """Those that were busy, and until when they rest; they are not in `_ready`."""
         self._timers: list[_Timer] = []
         """A heap."""
         self._most_timers = _FEW
@@ -106,7 +110,7 @@ class JobThread:
 
     def _add(self, jobs: Jobs, stretch: Callable[[], None]) -> None:
         jobs.stretches.append(stretch)
-        if len(jobs.stretches) == 1:
+        if len(jobs.stretches) == 1 or self._resting.pop(jobs, None) is not None:
             self._ready.append(jobs)
 
     def _drop_unwanted(self) -> None:
@@ -129,10 +133,22 @@ class JobThread:
             else:
                 self._last = None  # nobody else pays for this
                 jobs.hindered()
-                self._ready.append(jobs)
+                self._rest(jobs)
+
+    def _rest(self, jobs: Jobs) -> None:
+        """For as long as it has rested so far: then it waits at most as long again as it has waited."""
+        with self._changed:
+            jobs.rest = min(max(_PATIENCE, 2 * jobs.rest), _LONGEST_REST)
+            self._resting[jobs] = self._clock() + jobs.rest
+
+    def _longest_resting(self) -> Jobs:
+        jobs = next(iter(self._resting))
+        del self._resting[jobs]
+        return jobs
 
     def _done(self, jobs: Jobs) -> None:
         with self._changed:
+            jobs.rest = 0.0
             jobs.stretches.popleft()  # only now: until here it kept the mdev from being added a second time
             if jobs.stretches:
                 self._ready.append(jobs)
@@ -144,7 +160,12 @@ class JobThread:
                 while self._timers and self._timers[0].when <= now:
                     timer = heappop(self._timers)
                     self._add(timer.jobs, timer.stretch)
+                for jobs in [each for each, until in self._resting.items() if until <= now]:
+                    del self._resting[jobs]
+                    self._ready.append(jobs)
                 if self._ready:
                     return self._ready.popleft()
+                if self._resting:
+                    return self._longest_resting()
                 self._changed.wait(self._timers[0].when - now if self._timers else None)
             return None

@@ -89,6 +89,8 @@ class Jobs:
         self.owner = f"mdev {device.uuid}"
         self.stretches: deque[Callable[[], None]] = deque()
         """What is ready to run, in order; the job thread's."""
+        self.rest = 0.0
+        """Seconds that it rests because it is busy; the job thread's."""
         self._thread = thread
         self._device = device
         self._transport = transport

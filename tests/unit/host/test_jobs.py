@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from threading import Event
 
 import pytest
+from typing_extensions import override
 
 from mdev_user.errors import DmaFault, DriverError, GuestError
 from mdev_user.host.job_thread import JobThread
@@ -15,6 +16,7 @@ from mdev_user.host.jobs import LONGEST_SLEEP
 from mdev_user.units import PAGE
 from mdev_user.vfio.dma import DmaFlags, Mapping
 from mdev_user.vfio.work import MOST_PENDING, Answer, Later, Offload, Sleep
+from mdev_user.vfio_user.token_lock import TokenLock
 from unit.host.computations import Point, die, fail, nothing, swapped
 from unit.host.parts import SECONDS, Clock, Memory, OpenMdev, eventually
 
@@ -132,25 +134,79 @@ def test_the_jobs_of_one_mdev_run_in_the_order_they_were_started(mdev: OpenMdev)
     assert order == list(range(100))
 
 
-def test_a_stuck_mdev_with_many_jobs_delays_no_others(clock: Clock, mdev: OpenMdev) -> None:
-    other, times = OpenMdev(clock.thread), []
+class Tried(TokenLock):
+    """A step lock that counts how often it is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    @override
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        self.times += timeout > 0
+        return super().acquire(blocking, timeout)
+
+
+def tries_beside(clock: Clock, mdev: OpenMdev, stretches: int, seconds: float = 0.0) -> int:
+    """How often a stuck mdev is waited for while another one runs so many; each takes that long by the clock."""
+    mdev.lock = mdev.jobs.lock = lock = Tried()
+    other, tries = OpenMdev(clock.thread), list[int]()
 
     async def stuck() -> None: ...
 
     async def chain() -> None:
-        for _ in range(20):
+        before = lock.times
+        for _ in range(stretches):
             await Sleep(0)
+            clock.now += seconds
+        tries.append(lock.times - before)
 
-    with mdev.lock:  # a driver that does not return
+    with lock:  # a driver that does not return
         for _ in range(MOST_PENDING):
             mdev.device.spawn(stuck(), "stuck")
-        began = time.monotonic()
+        eventually(lambda: lock.times)
         other.spawn(chain())
-        eventually(lambda: not other.jobs._pending)
-        times.append(time.monotonic() - began)
-    # Each of its 21 stretches waits for the stuck mdev once, a millisecond; with a turn for each stuck job, 20 s.
-    assert times[0] < 2
+        eventually(lambda: tries)
     eventually(lambda: not mdev.jobs._pending)
+    return tries[0]
+
+
+def test_a_stuck_mdev_with_many_jobs_delays_no_others(clock: Clock, mdev: OpenMdev) -> None:
+    assert tries_beside(clock, mdev, 500) <= 1
+
+
+def test_without_a_rest_it_would(clock: Clock, mdev: OpenMdev, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: each stretch of the other waits for it."""
+    monkeypatch.setattr(JobThread, "_rest", lambda thread, jobs: thread._ready.append(jobs))
+    assert tries_beside(clock, mdev, 500) >= 499
+
+
+def test_a_stuck_mdev_is_tried_again_after_longer_and_longer_rests(clock: Clock, mdev: OpenMdev) -> None:
+    """In a second of the others': 1, 2, 4, 8 and 16 ms, and then each 32."""
+    assert 30 <= tries_beside(clock, mdev, 1000, 0.001) <= 5 + 31
+
+
+def test_a_busy_mdev_to_which_something_comes_rests_no_longer(clock: Clock, mdev: OpenMdev) -> None:
+    other, over, came = OpenMdev(clock.thread), Event(), Event()
+
+    async def always() -> None:
+        while not over.is_set():
+            await Sleep(0)
+
+    async def first() -> None: ...
+
+    async def second() -> None:
+        came.set()
+
+    with mdev.lock:
+        mdev.device.spawn(first(), "first")
+        other.spawn(always())
+        eventually(lambda: mdev.jobs in clock.thread._resting)
+    assert not mdev.lock.locked()
+    assert mdev.jobs.stretches  # by the clock, which stands still, it rests for ever
+    mdev.spawn(second())
+    assert came.wait(SECONDS)
+    over.set()
 
 
 def test_a_slow_step_is_counted_and_named(mdev: OpenMdev) -> None:
