@@ -56,7 +56,7 @@ class Pace:
 @contextmanager
 def process(memory: int) -> Iterator[ProgramProcess]:
     launch = Launch("hog", Hog, (), answers_of(Hog), memory, 0, 60.0, 60.0, MiB, 5)
-    one = ProgramProcess(launch, "guest", start_message(launch), -1, lambda _process, _error: None)
+    one = ProgramProcess(launch, "guest", start_message(launch), -1, lambda _process, _error, _calls: None)
     one.begin(Pace())
     try:
         yield one

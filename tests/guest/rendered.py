@@ -30,7 +30,7 @@ def main() -> None:
     pixels = mmap(fd, _ROOM)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     launch = Launch("virgl", Virgl, (256 * MiB,), answers_of(Virgl), 768 * MiB, _ROOM, 120.0, 120.0, MiB, 5)
-    one = ProgramProcess(launch, "guest", start_message(launch), fd, lambda _process, _error: None)
+    one = ProgramProcess(launch, "guest", start_message(launch), fd, lambda _process, _error, _calls: None)
     one.begin(grouped.Pace())
     capsets = grouped.call(one, "capsets")
     assert isinstance(capsets, list), capsets

@@ -16,7 +16,7 @@ from mdev_user.driver.pools import Profile
 from mdev_user.driver.state import MOST_ENTRIES, Saved, Session, Table
 from mdev_user.driver.virtio.chain import Chain, KeptChain
 from mdev_user.driver.virtio.queue import MOST_QUEUES, Virtqueue, check_queues
-from mdev_user.driver.virtio.ring import INDEXES, Feature, Ring
+from mdev_user.driver.virtio.ring import INDEXES, STRETCH, Feature, Ring
 from mdev_user.driver.virtio.transport import (
     CONFIG_INTERRUPT,
     DRIVER_OK,
@@ -43,8 +43,8 @@ _OWN_FEATURES = (1 << 24) - 1 | ((1 << 64) - (1 << 50))
 
 
 _LOW = (1 << 32) - 1
-_BATCH = 16
-"""Chains of a queue that are served until others have their turn."""
+_BATCH, _CHAIN = STRETCH, 4
+"""Descriptors of a queue that are served until others have their turn; and as how many each chain counts at least."""
 _DERIVED = ("_queues", "_registers", "_own_capabilities", "_own_vectors")
 
 
@@ -194,52 +194,57 @@ class VirtioFunction(Function[P, B]):
         self._check_queue(queue)  # a job of a saved state, perhaps
         try:
             heads: list[int] = []
-            for _ in range(_BATCH):
+            done = 0
+            while done < _BATCH:
                 ring = self._ring(queue)
-                if ring is None or not await self._advance(queue, ring, heads):
+                if ring is None or not (some := await self._advance(queue, ring, heads)):
                     return
+                done += some
         except GuestError:
             self._give_up()
             raise
         self._serve(queue)  # once more, behind what else is to be done: DMA alone need not wait, nor a ring have an end
 
-    async def _advance(self, queue: int, ring: Ring, heads: list[int]) -> bool:
-        """Serve the next chain, or what is left to do of one; whether there was any.
+    async def _advance(self, queue: int, ring: Ring, heads: list[int]) -> int:
+        """Serve the next chain, or what is left to do of one. Returns how much that is of a batch; 0: there was none.
 
         ``heads`` has the next ones as far as they are known.
         """
-        served, out = self._served.get(queue, 0), self._out.get(queue, 0)
+        some, served, out = _CHAIN, self._served.get(queue, 0), self._out.get(queue, 0)
         used = (served - out) % INDEXES
         if queue not in self._done:
             if out and (place := self._next_returned(queue)) is not None:
                 await self._return(queue, ring, used, place)
-                return True
+                return some
             await self._tell(queue, ring, used)
             if not heads and (waiting := await self._waiting(ring, served, out)):
-                heads += await ring.heads(served, min(waiting, _BATCH))
+                heads += await ring.heads(served, min(waiting, _BATCH // _CHAIN))
             if not heads:
-                return False
-            await self._handle(queue, ring, served, heads.pop(0))
+                return 0
+            some = await self._handle(queue, ring, served, heads.pop(0))
         if queue in self._done:
             await self._give_back(queue, ring, used)
-        return True
+        return some
 
-    async def _handle(self, queue: int, ring: Ring, served: int, head: int) -> None:
-        """Let the author's method serve a chain; that it did is known from its last step on."""
+    async def _handle(self, queue: int, ring: Ring, served: int, head: int) -> int:
+        """Let the author's method serve a chain; that it did is known from its last step on. Returns as `_advance`."""
         serving: Callable[[Chain], Any] = getattr(self, self._queues[queue]._serving)  # Any: a coroutine
         place = queue, head
         if self._out and (place in self._kept or place in self._returned):
             raise GuestError(f"chain {head} of queue {queue} is available a second time: the device has it")
-        chain = Chain(self.dma, await ring.buffers(head), KeptChain(queue, head))
+        buffers = await ring.buffers(head)
+        some = max(_CHAIN, buffers.count)
+        chain = Chain(self.dma, buffers, KeptChain(queue, head))
         await serving(chain)
         if not self.transport.status.driver_ok:  # it has reset the device
-            return
+            return some
         if chain._is_kept:
             self._kept[place] = chain._places
             self._out[queue] = (self._out.get(queue, 0) + 1) % INDEXES
             self._served[queue] = (served + 1) % INDEXES
         else:
             self._done[queue] = head, chain.written
+        return some
 
     async def _give_back(self, queue: int, ring: Ring, used: int) -> None:
         """Put the chain that was served into the used ring, where the guest does not look yet."""

@@ -8,6 +8,7 @@ from enum import IntFlag
 from struct import Struct, unpack
 from typing import NamedTuple, Protocol
 
+from mdev_user.driver.dma import sleep
 from mdev_user.errors import GuestError
 from mdev_user.units import is_power_of_two
 
@@ -18,6 +19,8 @@ MOST_INDIRECT = 1024
 """Entries of an indirect table. Section 2.7.5.3.1 allows as many as the queue has, but Linux's drivers use more."""
 LONGEST_CHAIN = 1 << 32
 """Bytes of all its buffers (section 2.7.5.2)."""
+STRETCH = 64
+"""Descriptors that are looked at until others have their turn: a tenth of a millisecond."""
 INDEXES = 1 << 16
 """The indexes of both rings count to here, and go on at 0."""
 
@@ -66,6 +69,10 @@ class Buffers:
     readable: list[Buffer] = field(default_factory=list)
     writable: list[Buffer] = field(default_factory=list)
     total: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.readable) + len(self.writable)
 
     def add(self, each: Descriptor) -> None:
         """GuestError for what no chain may have."""
@@ -196,7 +203,7 @@ class Ring:
 
 async def _walk(table: _Table, index: int, found: Buffers) -> Descriptor | None:
     """Follow a chain through a table; the descriptor of an indirect table ends it."""
-    for _ in range(table.count):
+    for passed in range(1, table.count + 1):
         each = await table.entry(index)
         if each.flags & INDIRECT:
             return each
@@ -204,6 +211,8 @@ async def _walk(table: _Table, index: int, found: Buffers) -> Descriptor | None:
         if not each.flags & NEXT:
             return None
         index = each.following
+        if not passed % STRETCH:
+            await sleep(0)
     raise GuestError(f"a chain of more than {table.count} descriptors: a loop")
 
 

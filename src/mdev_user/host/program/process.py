@@ -82,8 +82,7 @@ class ProgramProcess:
     ) -> None:
         """``start`` is its `start_message`. Owns ``buffer``, a file descriptor or -1, from here on.
 
-        ``died`` is called in the thread of this, with how many calls are told, too. OSError when there are no more file
-        descriptors.
+        ``died`` is called in the thread of this; how many calls are told, too. OSError without a file descriptor left.
         """
         with ExitStack() as opened:
             if buffer >= 0:

@@ -49,13 +49,14 @@ def test_device_lives_on(queue: bytes, table: bytes, added: int, heads: bytes, r
         assert guest.memory[BUFFERS + 8 : BUFFERS + 10] == b"ba"
 
 
-def turns_for(chains: int) -> int:
-    """How many jobs serve so many chains, one behind the other."""
+def turns_for(chains: int, entries: int = 1) -> int:
+    """How many jobs serve so many chains, one behind the other, each of so many empty buffers and one of a byte."""
     with Guest(virtio_rng.Card) as guest:
         driver = VirtioDriver(guest, 64).start()
         ring = driver.rings[0]
         for index in range(chains):
-            ring.chain([index], [Piece(BUFFERS + index, 1)]).offer(index)
+            pieces = [Piece(BUFFERS + index, 1), *[Piece(BUFFERS, 0)] * (entries - 1)]
+            ring.chain([index], pieces if entries == 1 else [ring.indirect(pieces)]).offer(index)
         driver.kick()
         (work,) = guest.device.jobs
         turns, last = 1, guest.device._works[work]
@@ -66,11 +67,13 @@ def turns_for(chains: int) -> int:
         return turns
 
 
-def test_endless_ring_leaves_others_their_turn() -> None:
-    assert turns_for(64) == 5
+@pytest.mark.parametrize(("chains", "entries", "turns"), [(64, 1, 5), (64, 4, 5), (32, 16, 9), (16, 64, 17)])
+def test_endless_ring_leaves_others_their_turn(chains: int, entries: int, turns: int) -> None:
+    assert turns_for(chains, entries) == turns
 
 
 def test_endless_ring_would_be_served_in_one_turn_without_an_end_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control."""
-    monkeypatch.setattr(module, "_BATCH", 1000)
+    monkeypatch.setattr(module, "_BATCH", 1 << 20)
     assert turns_for(64) == 1
+    assert turns_for(16, 64) == 1

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mdev_user.driver.virtio import ring as module
 from mdev_user.driver.virtio.ring import INDIRECT, MOST_INDIRECT, NEXT, WRITE, Buffer, Feature, Ring
 from mdev_user.errors import DmaFault, GuestError
+from mdev_user.vfio.work import Sleep
 from unit.driver.virtio.ring_driver import AVAILABLE, DESCRIPTORS, FEATURES, TABLES, USED, Piece, RingDriver
 
 T = TypeVar("T")
@@ -112,14 +113,37 @@ def test_loop_ends() -> None:
 def test_loop_would_not_end_without_the_bound() -> None:
     """The negative control: the parser without its bound."""
     text = Path(module.__file__).read_text()
-    bound = "for _ in range(table.count):"
+    bound = "for passed in range(1, table.count + 1):"
     assert text.count(bound) == 1
     unbound: dict[str, Any] = {"__name__": module.__name__}
-    exec(compile(text.replace(bound, "while True:"), "unbound", "exec"), unbound)
+    exec(compile(text.replace(bound, "while passed := 1:"), "unbound", "exec"), unbound)
     shared = Shared(kind=unbound["Ring"])
     looped(shared)
     with pytest.raises(TimeoutError):
         run(shared.ring.buffers(0))
+
+
+def turns_of(shared: Shared) -> int:
+    """How often others have their turn while a long chain is followed."""
+    shared.driver.chain([0], [shared.driver.indirect([Piece(0, 0)] * MOST_INDIRECT)])
+    work, turns = shared.ring.buffers(0), 0
+    try:
+        while work.send(None) == Sleep(0):
+            turns += 1
+    except StopIteration as stop:
+        found = stop.value
+    assert found.count == MOST_INDIRECT
+    return turns
+
+
+def test_long_chain_lets_others_have_their_turn() -> None:
+    assert turns_of(Shared()) == MOST_INDIRECT // module.STRETCH - 1
+
+
+def test_it_would_not_without_an_end_to_a_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control."""
+    monkeypatch.setattr(module, "STRETCH", MOST_INDIRECT)
+    assert turns_of(Shared()) == 0
 
 
 TABLE = TABLES, 32, INDIRECT
