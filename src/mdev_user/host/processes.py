@@ -51,7 +51,9 @@ class Processes:
         """``most`` processes, at least 2."""
         self._most = most
         self._changed = Condition()
-        self._tasks: deque[Task] = deque()
+        self._tasks: dict[object, deque[Task]] = {}
+        """By owner, who comes next first: one with many tasks delays nobody else's."""
+        self._waiting = 0
         self._most_tasks = _FEW
         """Until they are looked through for those that nobody wants any more."""
         self._running: Counter[object] = Counter()
@@ -62,10 +64,11 @@ class Processes:
     def submit(self, task: Task) -> None:
         """Never blocks. The number of tasks is that of the jobs, which has a limit of its own."""
         with self._changed:
-            if len(self._tasks) >= self._most_tasks:
+            if self._waiting >= self._most_tasks:
                 self._drop_unwanted()
-            self._tasks.append(task)
-            if len(self._tasks) > self._idle and len(self._workers) < self._most and not self._stopping:
+            self._tasks.setdefault(task.owner, deque()).append(task)
+            self._waiting += 1
+            if self._waiting > self._idle and len(self._workers) < self._most and not self._stopping:
                 self._workers.append(_Worker(self))
                 self._workers[-1].start()
             self._changed.notify()
@@ -75,6 +78,7 @@ class Processes:
         with self._changed:
             self._stopping = True
             self._tasks.clear()
+            self._waiting = 0
             self._changed.notify_all()
         for worker in self._workers:
             worker.end()
@@ -101,15 +105,26 @@ class Processes:
 
     def _drop_unwanted(self) -> None:
         """While all processes are busy, a guest starts jobs and resets the device, again and again."""
-        self._tasks = deque(each for each in self._tasks if each.wanted())
-        self._most_tasks = max(_FEW, 2 * len(self._tasks))
+        wanted = {owner: deque(each for each in tasks if each.wanted()) for owner, tasks in self._tasks.items()}
+        self._tasks = {owner: tasks for owner, tasks in wanted.items() if tasks}
+        self._waiting = sum(map(len, self._tasks.values()))
+        self._most_tasks = max(_FEW, 2 * self._waiting)
 
     def _next(self) -> Task | None:
-        for task in list(self._tasks):
-            if not task.wanted():
-                self._tasks.remove(task)
-            elif self._running[task.owner] < self._most - 1:
-                self._tasks.remove(task)
+        for owner in list(self._tasks):
+            if self._running[owner] < self._most - 1 and (task := self._next_of(owner)) is not None:
+                return task
+        return None
+
+    def _next_of(self, owner: object) -> Task | None:
+        """Then it is behind the others."""
+        tasks = self._tasks.pop(owner)
+        while tasks:
+            task = tasks.popleft()
+            self._waiting -= 1
+            if task.wanted():
+                if tasks:
+                    self._tasks[owner] = tasks
                 return task
         return None
 

@@ -128,7 +128,8 @@ class RemoteHost:
         self._lock = Lock()
         self._pending: dict[int, SimpleQueue[Answer | None]] = {}
         self._gone = ""
-        self._silent = False
+        self._heard, self._given_up = 0, -1
+        """How many answers there were so far, and when somebody began to wait for one who had none in time."""
         self._encoder = msgspec.msgpack.Encoder()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
@@ -155,14 +156,14 @@ class RemoteHost:
         self._answers(Lend(uuid), None, [listener.fileno()])
 
     def _prompt_answers(self, call: Call, fds: Sequence[int] = ()) -> list[Value]:
-        if self._silent:
+        if self._given_up == self._heard:  # nothing was heard since then
             raise self._timeout(call)
         return self._answers(call, _PROMPT, fds)
 
     def _answers(self, call: Call, seconds: float | None, fds: Sequence[int] = ()) -> list[Value]:
         """The value of each packet; ``seconds`` to wait for each. ``fds`` travel along and stay ours."""
         answers: SimpleQueue[Answer | None] = SimpleQueue()
-        number = next(self._numbers)
+        number, heard = next(self._numbers), self._heard
         data = self._encoder.encode(Packet(number, call))
         if len(data) > LARGEST:
             raise InvalidValue(f"{type(call).__name__} of {len(data)} bytes: expected at most {LARGEST}")
@@ -178,7 +179,7 @@ class RemoteHost:
         except OSError:
             received = [None]
         except Empty:
-            self._silent = True
+            self._given_up = heard
             raise self._timeout(call) from None
         finally:
             self._pending.pop(number, None)
@@ -208,7 +209,7 @@ class RemoteHost:
         decoder = msgspec.msgpack.Decoder(Answer)
         while data := self._receive():
             answer = decoder.decode(data)
-            self._silent = False
+            self._heard += 1
             answers = self._pending.get(answer.number)
             if answers is not None:
                 answers.put(answer)

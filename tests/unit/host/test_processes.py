@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,36 @@ def test_nobody_has_all_processes(processes: Processes, folder: Path) -> None:
     assert len({each.outcome() for each in greedy}) <= 2
 
 
+def note(done: list[str], name: str, _outcome: object) -> None:
+    done.append(name)
+
+
+def before_a_third(processes: Processes, folder: Path, owners: str) -> int:
+    """How many tasks of two mdevs with twenty each are done before the one that a third has behind them all."""
+    done: list[str] = []
+    for owner in owners[:2]:
+        Computed(processes, wait_for, str(folder / "go"), owner=owner)
+    for name, owner in [*zip("ab" * 20, owners[:2] * 20, strict=True), ("c", owners[2])]:
+        work = Offload(process, (), {})
+        processes.submit(Task(owner, work, lambda: True, partial(note, done, name)))
+    (folder / "go").touch()
+    eventually(lambda: "c" in done, LONG)
+    return done.index("c")
+
+
+def test_mdev_with_one_task_waits_for_few_of_the_others(processes: Processes, folder: Path) -> None:
+    assert before_a_third(processes, folder, "abc") <= 4
+
+
+def test_it_would_wait_for_all_if_they_were_not_told_apart(folder: Path) -> None:
+    """The negative control: as tasks of one mdev they are computed as they came."""
+    processes = Processes(3)
+    try:
+        assert before_a_third(processes, folder, "xxx") >= 38
+    finally:
+        processes.stop()
+
+
 def test_what_nobody_wants_any_more_is_not_computed(processes: Processes, folder: Path) -> None:
     first = Computed(processes, wait_for, str(folder / "go"))
     second = Computed(processes, wait_for, str(folder / "second"))
@@ -116,7 +147,7 @@ def test_what_nobody_wants_any_more_is_forgotten_while_all_are_busy(processes: P
     wanted = Computed(processes, process)
     for _ in range(500):
         Computed(processes, swapped, bytes(1000)).wanted = False
-        assert len(processes._tasks) < 150
+        assert sum(map(len, processes._tasks.values())) < 150
     (folder / "go").touch()
     assert all(isinstance(each.outcome(), int) for each in (*running, wanted))
 

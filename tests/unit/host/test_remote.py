@@ -1,11 +1,18 @@
-"""A host process: where its code comes from."""
+"""A host process: where its code comes from, and when it is called stuck."""
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import pytest
+from typing_extensions import override
 
+from mdev_user.host import remote
 from mdev_user.host.remote import RemoteHost
-from mdev_user.host.wire import Load, ParentDescription
+from mdev_user.host.wire import GetAvailable, Load, ParentDescription
+from unit.host.parts import SECONDS, eventually
 
 
 def test_a_host_runs_nothing_that_lies_in_the_working_directory(
@@ -19,3 +26,63 @@ def test_a_host_runs_nothing_that_lies_in_the_working_directory(
         assert isinstance(host.ask(Load("mtty", "mtty", {})), ParentDescription)
     finally:
         host.stop()
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RemoteHost]:
+    monkeypatch.setattr(remote, "_PROMPT", SECONDS)
+    host = RemoteHost("any", tmp_path, lambda _host, _reason: None)
+    host.ask(Load("mtty", "mtty", {}))
+    yield host
+    host.stop()
+
+
+ASKED = GetAvailable("mtty", "mtty-1")
+
+
+def test_a_host_that_does_not_answer_is_stuck_until_it_does(host: RemoteHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "_PROMPT", 0.05)
+        os.kill(host.pid, signal.SIGSTOP)
+        with pytest.raises(TimeoutError, match="does not answer GetAvailable: its driver is stuck"):
+            host.ask(ASKED)
+    with pytest.raises(TimeoutError):  # at once
+        host.ask(ASKED)
+    os.kill(host.pid, signal.SIGCONT)
+    eventually(lambda: answers(host))
+
+
+def answers(host: RemoteHost) -> bool:
+    try:
+        return bool(host.ask(ASKED))
+    except TimeoutError:
+        return False
+
+
+class Late(SimpleQueue[object]):
+    """Who waits gives up at the moment at which the answer is there."""
+
+    @override
+    def get(self, block: bool = True, timeout: float | None = None) -> object:
+        super().get(block, timeout)
+        raise Empty
+
+
+def test_a_host_that_answers_a_moment_late_is_not_stuck_for_ever(
+    host: RemoteHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "SimpleQueue", Late)
+        with pytest.raises(TimeoutError):
+            host.ask(ASKED)
+    assert host.ask(ASKED)
+
+
+def test_it_would_be_if_nobody_looked_at_what_was_heard_since(
+    host: RemoteHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: silence counts from the end of the wait."""
+    test_a_host_that_answers_a_moment_late_is_not_stuck_for_ever(host, monkeypatch)
+    host._given_up = host._heard
+    with pytest.raises(TimeoutError):
+        host.ask(ASKED)
