@@ -1,6 +1,6 @@
 """Copying from one view of memory to another: a little at once, much while other threads run."""
 
-from ctypes import addressof, c_char, memmove
+from ctypes import addressof, c_char, c_char_p, memmove
 
 MUCH = 256 << 10
 """Bytes. So many take about 50 us, for which other threads wait; to let them run instead costs as long as 10 KiB."""
@@ -11,8 +11,24 @@ def copy(target: memoryview, source: memoryview) -> None:
     length = len(target)
     if length < MUCH:
         target[:] = source
-    elif target.readonly or source.readonly:  # of such nobody tells the address
+    elif not (target.readonly or source.readonly):
+        memmove(_address(target), _address(source), length)
+    elif isinstance(source.obj, bytes) and len(source.obj) == length and not target.readonly:
+        memmove(_address(target), c_char_p(source.obj), length)
+    else:  # of what is read-only nobody tells the address
         for at in range(0, length, MUCH):
             target[at : at + MUCH] = source[at : at + MUCH]
-    else:
-        memmove(addressof(c_char.from_buffer(target)), addressof(c_char.from_buffer(source)), length)
+
+
+def copied(source: memoryview) -> bytes:
+    """A copy of it."""
+    length = len(source)
+    if length < MUCH or source.readonly:
+        return bytes(source)
+    data = bytes(length)  # which costs nothing yet: the kernel makes its pages when they are touched
+    memmove(c_char_p(data), _address(source), length)  # nobody else has them
+    return data
+
+
+def _address(view: memoryview) -> int:
+    return addressof(c_char.from_buffer(view))

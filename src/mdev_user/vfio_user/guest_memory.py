@@ -16,6 +16,7 @@ from typing import final
 
 from mdev_user.errors import DmaFault, GuestError, TooManyFiles
 from mdev_user.vfio.dma import Backing, DmaFlags, Pieces
+from mdev_user.vfio_user.copying import MUCH, copied, copy
 from mdev_user.vfio_user.file_status import FileStatus, file_status, on_huge_pages
 from mdev_user.vfio_user.scattered import gather, outside, scatter
 from mdev_user.vfio_user.shares import MOST_FILES, Share
@@ -206,14 +207,17 @@ class _MappedBacking:
         end = start + length
         if offset < 0 or end > self._end:
             raise outside()
-        return self._memory[start:end]
+        return self._memory[start:end] if length < MUCH else copied(self._view[start:end])
 
     def write(self, offset: int, data: bytes) -> None:
         start = self._start + offset
         end = start + len(data)
         if offset < 0 or end > self._end:
             raise outside()
-        self._memory[start:end] = data
+        if len(data) < MUCH:
+            self._memory[start:end] = data
+        else:
+            copy(self._view[start:end], memoryview(data))
 
     def file(self) -> tuple[int, int] | None:
         file = self._file

@@ -1,7 +1,8 @@
 """Other threads run while much is copied."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from mmap import mmap
 from threading import Thread
 from time import monotonic, sleep
@@ -10,7 +11,7 @@ import pytest
 
 from mdev_user.units import MiB
 from mdev_user.vfio_user import copying
-from mdev_user.vfio_user.copying import copy
+from mdev_user.vfio_user.copying import copied, copy
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def patient() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
-def others_run(seconds: float) -> bool:
+def others_run(copies: Callable[[], object], seconds: float) -> bool:
     """Whether another thread got on within one of the copies that are made for so long."""
     ticks, ended = [0], False
 
@@ -31,28 +32,45 @@ def others_run(seconds: float) -> bool:
             ticks[0] += 1
             sleep(0)
 
-    target, source = (memoryview(mmap(-1, 8 * MiB)) for _ in range(2))
     other, deadline, got_on = Thread(target=tick), monotonic() + seconds, False
     other.start()
     while not got_on and monotonic() < deadline:
         before = ticks[0]
-        copy(target, source)
+        copies()
         got_on = ticks[0] > before
     ended = True
     other.join()
     return got_on
 
 
-@pytest.mark.usefixtures("patient")
-def test_other_threads_run_while_much_is_copied() -> None:
-    assert others_run(10)
+SIZE = 8 * MiB
+MANY = bytes(SIZE)
+WAYS: dict[str, Callable[[memoryview, memoryview], object]] = {
+    "into another": copy,
+    "from bytes": lambda there, _other: copy(there, memoryview(MANY)),
+    "as bytes": lambda there, _other: copied(there),
+}
+
+
+@pytest.fixture
+def memories() -> tuple[memoryview, memoryview]:
+    return memoryview(mmap(-1, SIZE)), memoryview(mmap(-1, SIZE))
 
 
 @pytest.mark.usefixtures("patient")
-def test_other_threads_would_wait_if_it_were_copied_as_a_little_is(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_other_threads_run_while_much_is_copied(way: str, memories: tuple[memoryview, memoryview]) -> None:
+    assert others_run(partial(WAYS[way], *memories), 10)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("way", WAYS)
+def test_other_threads_would_wait_if_it_were_copied_as_a_little_is(
+    way: str, memories: tuple[memoryview, memoryview], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The negative control."""
-    monkeypatch.setattr(copying, "MUCH", 16 * MiB)
-    assert not others_run(0.2)
+    monkeypatch.setattr(copying, "MUCH", 2 * SIZE)
+    assert not others_run(partial(WAYS[way], *memories), 0.2)
 
 
 @pytest.mark.parametrize("much", [4, 1 << 20])
@@ -61,4 +79,7 @@ def test_all_is_copied(kind: type[bytes], much: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(copying, "MUCH", much)
     target = bytearray(11)
     copy(memoryview(target)[1:10], memoryview(kind(b"123456789")))
+    assert target == b"\x00" + b"123456789" + b"\x00"
+    assert copied(memoryview(target)[1:10]) == b"123456789"
+    copy(memoryview(target)[1:10], memoryview(kind(b"abc123456789def"))[3:12])
     assert target == b"\x00" + b"123456789" + b"\x00"
