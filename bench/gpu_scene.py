@@ -16,6 +16,8 @@ PARENT, KIND = "vgpu", "vgpu-GVTg_V5_8"
 """Of that type there can be most; how large a picture is is up to its guest."""
 WIDTH, HEIGHT = 1920, 1080
 PIXEL = 4
+FRAMES = 20
+"""Updates by which is seen what one counts."""
 AT_ONCE = 4
 """Updates that who draws all the time has under way: it always wants more than it has."""
 _HERE = Path(__file__).parent
@@ -38,7 +40,7 @@ class Mdev:
 
     @property
     def drawn(self) -> int:
-        """Pixels so far."""
+        """Pixels so far, and what commands and lines count beside them."""
         return int((self.folder / "scheduling/drawn").read_text())
 
     def set(self, **values: int) -> None:
@@ -69,6 +71,14 @@ def updating(mdev: Mdev, piece: int, core: int) -> Iterator[Program]:
     with running(command, core) as program:
         program.ask(AT_ONCE)
         yield program
+
+
+def update_price(mdev: Mdev, core: int) -> float:
+    """What an update of the whole picture counts in `drawn`."""
+    with updating(mdev, 0, core) as program:
+        before = mdev.drawn
+        program.ask(FRAMES)
+        return (mdev.drawn - before) / (2 * FRAMES)
 
 
 @contextmanager

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import NamedTuple
 
-from gpu_scene import HEIGHT, WIDTH, Mdev, busy, drawing, set_policy
+from gpu_scene import Mdev, busy, drawing, set_policy, update_price
 from served import Daemon
 
 WEIGHTS = (1, 2, 4)
 NAMES = ("A", "B", "C")
 FULL = (8, 4, 4)
 """All of a parent's weights, 16: what a fixed share is measured with, since then there is nothing left over."""
-PIXELS = WIDTH * HEIGHT
 LIMIT = 30
 """Frames a second of the one that is held back."""
 NEAR = 0.1
@@ -79,6 +78,7 @@ class ShareRounds:
     def __init__(self, stack: ExitStack, daemon: Daemon, cores: Sequence[int]) -> None:
         self._daemon = daemon
         self._mdevs = [Mdev.created(daemon) for _ in NAMES]
+        self._update = update_price(self._mdevs[2], cores[-1])
         self._guests = [stack.enter_context(drawing(each, cores[-1])) for each in self._mdevs]
         self._began = time.monotonic()
 
@@ -87,7 +87,7 @@ class ShareRounds:
         with busy(*self._guests):
             time.sleep(_SETTLE)
             weight_felt = self._felt(lambda: self._mdevs[0].set(weight=8), _near((8, 2, 4)))
-            limit_felt = self._felt(lambda: self._mdevs[2].set(frame_rate_limit=LIMIT), _keeps_to(2, LIMIT * PIXELS))
+            limit_felt = self._felt(lambda: self._mdevs[2].set(frame_rate_limit=LIMIT), _keeps_to(2, LIMIT * self._update))
         self._reset()
         together, alone = self._in_turn()
         self._fix()

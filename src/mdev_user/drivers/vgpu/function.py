@@ -89,7 +89,7 @@ class Vgpu(VirtioFunction[Slice, Engine]):
 
     @attribute(group="scheduling", unit="pixels")
     def drawn(self) -> int:
-        """What the mdev had of the engine so far."""
+        """What the mdev had of the engine so far: `COMMAND` and `LINE` say what counts beside pixels."""
         return int(self.drawing.given)
 
     @attribute(group="vgpu", unit="bytes")
