@@ -87,7 +87,9 @@ class ShareRounds:
         with busy(*self._guests):
             time.sleep(_SETTLE)
             weight_felt = self._felt(lambda: self._mdevs[0].set(weight=8), _near((8, 2, 4)))
-            limit_felt = self._felt(lambda: self._mdevs[2].set(frame_rate_limit=LIMIT), _keeps_to(2, LIMIT * self._update))
+            limit_felt = self._felt(
+                lambda: self._mdevs[2].set(frame_rate_limit=LIMIT), _keeps_to(2, LIMIT * self._update)
+            )
         self._reset()
         together, alone = self._in_turn()
         self._fix()

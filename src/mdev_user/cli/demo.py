@@ -12,13 +12,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 from uuid import UUID, uuid4
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import override
 
+from mdev_user.cli.streams import writing
 from mdev_user.daemon.client import Client, NoDaemon
 from mdev_user.daemon.run_dir import RunDir, mounts_below
 from mdev_user.errors import AlreadyExists, ConfigError, MdevUserError
@@ -70,9 +72,18 @@ class Proof:
     holds: bool
 
 
+class _Stdout(Console):
+    """OutputError, and so the end of the demo, where it cannot be written."""
+
+    @override
+    def print(self, *objects: Any, **options: Any) -> None:  # Any: as rich declares them
+        with writing():
+            super().print(*objects, **options)
+
+
 def demo() -> None:
     """Cut one parent device into two mdevs and let two guests use them at the same time."""
-    console = Console()
+    console = _Stdout()
     console.soft_wrap = True
     with _daemon() as daemon:
         rig = _rig(console, daemon.devices())

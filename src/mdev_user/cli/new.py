@@ -31,7 +31,7 @@ def new(
     _write({path: _filled(template, name) for path, template in written.items()})
     for path in written:
         print_line(str(path))
-    print_line(f"Next: pytest test_{name}.py; mdev-user serve ./{name}.py:Card")
+    print_line(f"Next: pytest test_{name}.py; mdev-user serve ./{name}.py:{_class_names(name)[1]}")
 
 
 def _write(texts: Mapping[Path, str]) -> None:
@@ -61,12 +61,24 @@ def _check(name: str) -> None:
 
 
 def _filled(template: str, name: str) -> str:
-    text = files("mdev_user.cli").joinpath("templates", template).read_text(encoding="utf-8")
-    return Template(text).substitute(name=name, Name=_class_name(name))
+    function, parent = _class_names(name)
+    return Template(_text(template)).substitute(name=name, function=function, parent=parent)
 
 
-def _class_name(name: str) -> str:
-    """``RingLamp`` for ring_lamp; a name that the driver's file has already is made longer."""
+def _class_names(name: str) -> tuple[str, str]:
+    """``RingLamp`` and its parent, ``RingLamps``, for ring_lamp; names that the file or Python has are made longer."""
     found = "".join(word.capitalize() for word in name.split("_"))
-    driver = files("mdev_user.cli").joinpath("templates", "driver.py.txt").read_text(encoding="utf-8")
-    return f"{found}Device" if found in _CLASS_NAMES.findall(driver) else found
+    taken = {*_CLASS_NAMES.findall(_text("driver.py.txt")), *keyword.kwlist}
+    function = f"{found}Device" if taken & {found, _plural(found)} else found
+    return function, _plural(function)
+
+
+def _plural(word: str) -> str:
+    """What a parent is called, which is the whole of what its mdevs are slices of."""
+    if word.endswith(("s", "x", "z", "ch", "sh")):
+        return f"{word}es"
+    return re.sub(r"(?<![aeiou])y$", "ie", word) + "s"
+
+
+def _text(template: str) -> str:
+    return files("mdev_user.cli").joinpath("templates", template).read_text(encoding="utf-8")

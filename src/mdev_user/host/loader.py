@@ -130,7 +130,7 @@ def _forget_unless_used(name: str) -> None:
 
 
 def _make(driver: str, kind: type[MdevParentOps], options: dict[str, str]) -> MdevParentOps:
-    arguments = _convert(driver, kind, options)
+    arguments = arguments_of(driver, kind, options)
     try:
         parent = kind(**arguments)
         if isinstance(parent, Parent):
@@ -233,7 +233,8 @@ def _failed(what: str, error: BaseException) -> ConfigError:
     return ConfigError(f"{what}: {type(error).__name__}: {error}")
 
 
-def _convert(driver: str, kind: type[MdevParentOps], options: dict[str, str]) -> dict[str, object]:
+def arguments_of(driver: str, kind: type[MdevParentOps], options: dict[str, str]) -> dict[str, object]:
+    """What the class is made with, of options as text. ConfigError for what it does not take, or lacks."""
     parameters = {
         name: each
         for name, each in inspect.signature(kind).parameters.items()

@@ -86,15 +86,40 @@ def test_a_type_checker_finds_a_driver_that_is_wrong(run: Run, tmp_path: Path) -
 
 def test_what_is_written_is_a_parent_that_a_host_takes(run: Run, tmp_path: Path) -> None:
     run("lamp")
-    parent = load_parent(f"{tmp_path / 'lamp.py'}:Card", {})
+    parent = load_parent(f"{tmp_path / 'lamp.py'}:Lamps", {})
     assert parent.driver_name == "lamp"
     assert [each.name for each in parent.mdev_types] == ["small", "large"]
 
 
-@pytest.mark.parametrize("name", ["card", "status", "slice", "u32", "dma_fault", "flag"])
-def test_a_name_that_the_driver_uses_already_makes_a_class_of_another_name(run: Run, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "function", "parent"),
+    [
+        ("lamp", "Lamp", "Lamps"),
+        ("frame_grabber", "FrameGrabber", "FrameGrabbers"),
+        ("uart16550", "Uart16550", "Uart16550s"),
+        ("glow_box_", "GlowBox", "GlowBoxes"),
+        ("relay", "Relay", "Relays"),
+        ("battery", "Battery", "Batteries"),
+    ],
+)
+def test_the_classes_are_named_after_the_driver(
+    run: Run, tmp_path: Path, name: str, function: str, parent: str
+) -> None:
+    result = run(name)
+    assert result.stdout.splitlines()[-1] == f"Next: pytest test_{name}.py; mdev-user serve ./{name}.py:{parent}"
+    driver, test = ((tmp_path / each).read_text() for each in (f"{name}.py", f"test_{name}.py"))
+    assert f"class {function}(Function[Slice]):" in driver
+    assert f"mdev-user serve ./{name}.py:{parent}`" in driver
+    assert f"from {name} import {parent}, Regs" in test
+    assert "Card" not in driver + test
+    assert type(load_parent(f"{tmp_path / name}.py:{parent}", {})).__name__ == parent
+
+
+@pytest.mark.parametrize("name", ["status", "slice", "u32", "dma_fault", "flag", "reg", "statu", "none", "true"])
+def test_a_name_that_is_taken_already_makes_classes_of_another_name(run: Run, tmp_path: Path, name: str) -> None:
     assert run(name).exit_code == 0
-    assert len(load_parent(f"{tmp_path / name}.py:Card", {}).mdev_types) == 2
+    parent = "".join(word.capitalize() for word in name.split("_")) + "Devices"
+    assert len(load_parent(f"{tmp_path / name}.py:{parent}", {}).mdev_types) == 2
 
 
 @pytest.mark.parametrize("there", ["lamp.py", "test_lamp.py"])

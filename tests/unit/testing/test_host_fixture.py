@@ -392,7 +392,11 @@ MISUSE: list[tuple[Callable[[MdevHost], object], type[Exception], str]] = [
     (lambda host: host.faults.host_dies("mty"), ValueError, "no parent 'mty'"),
     (lambda host: host.register("mty"), ConfigError, "did you mean 'mtty'"),
     (lambda host: host.register("mtty"), Refused, "EEXIST"),
-    (lambda host: host.create("mtty-9"), ValueError, "expected one parent with the type 'mtty-9', there are: none"),
+    (
+        lambda host: host.create("mtty-9"),
+        ValueError,
+        "expected one parent with the type 'mtty-9', given mtty with mtty-1",
+    ),
     (lambda host: host.create("mtty-9", "mtty"), ValueError, "parent mtty has no type 'mtty-9'"),
     (lambda host: host.create("mtty-1", "mty"), ValueError, "no parent 'mty' is registered"),
 ]
@@ -405,6 +409,22 @@ def test_misuse_is_told(
     with pytest.raises(kind, match=words):
         mistake(host)
     assert host.faults.waiting() == []
+
+
+def test_a_create_without_a_parent_says_what_there_is_and_what_to_do(host: MdevHost) -> None:
+    def refused(type_id: str) -> str:
+        with pytest.raises(ValueError, match=r"^expected one parent with the type ") as caught:
+            host.create(type_id)
+        return str(caught.value).partition(", given ")[2]
+
+    do = "register a parent that has it, or create one of these types"
+    assert refused("mtty-9") == f"mtty with mtty-1, mtty-2; {do}"
+    host.register("mtty,name=other")
+    assert refused("mtty-9") == f"mtty with mtty-1, mtty-2; other with mtty-1, mtty-2; {do}"
+    assert refused("mtty-1") == "2: mtty, other; say which, as in create('mtty-1', 'mtty')"
+    host.unregister("mtty")
+    host.unregister("other")
+    assert refused("mtty-1") == "a host without parents; register one first, as in register('mtty')"
 
 
 def test_an_mdev_that_has_just_gone_is_no_device(tmp_path: Path) -> None:

@@ -1,17 +1,18 @@
 """The accounts of a parent, kept the plain way: what is free is what there is less what everybody has."""
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import msgspec
 
 import mdev_user.driver.parent as parent_module
-from mdev_user.driver.members import declarations
 from mdev_user.driver.parent import Parent
 from mdev_user.driver.pools import NO_END, Pool
 from mdev_user.errors import NoSpace
 from mdev_user.mdev.device import Mdev
 from mdev_user.mdev.parent import MdevParent
+from mdev_user.testing.conformance.options import values_of
 
 _AnyParent: TypeAlias = type[Parent[Any, Any]]  # Any: of whatever profile
 
@@ -29,11 +30,12 @@ KINDS = ("create", "remove", "fail")
 class Ledger:
     """Who has what."""
 
-    def __init__(self, parent: _AnyParent) -> None:
-        self.parent = parent()
+    def __init__(self, parent: _AnyParent, options: Mapping[str, str] | None = None) -> None:
+        values = values_of(parent, options or {})
+        self.parent = parent(**values)  # type: ignore[arg-type]  # an author's own __init__ takes what it takes
         self.types = list(MdevParent("parent", self.parent).types.values())
         self.holders: list[Mdev] = []
-        self._pools = {name: each for name, each in declarations(parent).items() if isinstance(each, Pool)}
+        self._pools: dict[str, Pool] = dict(self.parent._accounts._pools)  # noqa: SLF001 - our own
         self._profiles = dict(parent.types)
         self._made = 0
 
@@ -66,9 +68,9 @@ class Ledger:
         return ""
 
 
-def run_changes(parent: _AnyParent, changes: tuple[Change, ...]) -> str:
+def run_changes(parent: _AnyParent, changes: tuple[Change, ...], options: Mapping[str, str] | None = None) -> str:
     """What is wrong in the parent's accounts; empty when nothing."""
-    ledger, story = Ledger(parent), []
+    ledger, story = Ledger(parent, options), []
     everything = [*changes, *(Change("remove", 0) for _ in range(len(changes)))]
     for change in everything:
         told = _CHANGES[change.kind](ledger, change.number)

@@ -4,6 +4,7 @@ What a driver declares says what its guest may see; so a machine can try it. It 
 prints it as a script.
 """
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,6 +25,7 @@ def check(
     seed: int = 0,
     seconds: float = SECONDS,
     preamble: str = "",
+    options: Mapping[str, str] | None = None,
 ) -> Report:
     """Try a parent driver; CheckFailed for the first thing that does not hold.
 
@@ -34,9 +36,10 @@ def check(
     of the driver.
 
     ``examples`` cases are tried of each kind, the same at every run with the same ``seed``. A case that fails is made
-    shorter for at most ``seconds``. ``preamble`` is Python that is run before the driver is imported.
+    shorter for at most ``seconds``. ``preamble`` is Python that is run before the driver is imported. ``options`` are
+    the parent's as text, as `serve` takes them: ``{"lanes": "4"}``; types that then have no room are left out.
     """
     with ExitStack() as stack:
         staying, moved = (stack.enter_context(FreshInterpreters(parent, number, preamble)) for number in (0, 1))
-        checks = Checks(parent, staying, moved, Search(examples, seed, seconds))
+        checks = Checks(parent, staying, moved, Search(examples, seed, seconds), options)
         return Report(parent.__name__, tuple(each() for each in checks.all()))

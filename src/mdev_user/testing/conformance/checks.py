@@ -1,7 +1,7 @@
 # ruff: noqa: SLF001 - declarations know each other's underscored names
 """The checks of one driver, each a search for a case that fails."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
 from mdev_user.regs.bar import Bar
@@ -28,10 +28,18 @@ Hostile = tuple[Story, tuple[Mutation, ...], tuple[Tampering, ...]]
 class Checks:
     """Each check answers with what it tried, and raises CheckFailed for what does not hold."""
 
-    def __init__(self, parent: AnyParent, staying: FreshInterpreters, moved: FreshInterpreters, search: Search) -> None:
-        """A device goes on in ``staying``, and is loaded in ``moved``."""
+    def __init__(
+        self,
+        parent: AnyParent,
+        staying: FreshInterpreters,
+        moved: FreshInterpreters,
+        search: Search,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        """A device goes on in ``staying``, and is loaded in ``moved``; ``options`` are those of every parent."""
         self._parent, self._staying, self._moved, self._search = parent, staying, moved, search
-        self._maps = maps(parent)
+        self._options = dict(options or {})
+        self._maps = maps(parent, self._options)
         self._saves = 0
 
     def all(self) -> tuple[Callable[[], str], ...]:
@@ -52,7 +60,7 @@ class Checks:
         def draw(random: Random) -> tuple[Change, ...]:
             return drawing.changes(random, len(self._maps))
 
-        failure = self._search(draw, lambda changes: self._found(Account(changes)), without_some)
+        failure = self._search(draw, lambda changes: self._found(Account(changes, self._options)), without_some)
         if failure is not None:
             raise CheckFailed(f"{self._parent.__name__}: {failure.finding.text}")
         return f"accounts: {len(self._maps)} types, {len(self._parent._pools)} pools, {self._search.examples} cases"

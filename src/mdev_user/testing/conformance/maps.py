@@ -1,7 +1,7 @@
 # ruff: noqa: SLF001 - declarations know each other's underscored names
 """What there is to try in a device of one type: its registers, the values worth writing, its attributes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
@@ -12,6 +12,7 @@ from mdev_user.driver.members import declarations
 from mdev_user.driver.parent import Parent
 from mdev_user.regs.bar import Bar
 from mdev_user.regs.slots import Slot
+from mdev_user.testing.conformance.accounts import Ledger
 from mdev_user.testing.conformance.operations import Setting
 from mdev_user.testing.conformance.player import Player
 from mdev_user.testing.guest import RAM
@@ -52,9 +53,11 @@ class Map:
     """Of interrupts."""
 
 
-def maps(parent: _AnyParent) -> list[Map]:
-    """One for each type of mdev."""
-    return [_map(parent, Setting(name)) for name in parent.types]
+def maps(parent: _AnyParent, options: Mapping[str, str]) -> list[Map]:
+    """One for each type of mdev that the parent, as its options make it, has room for; NoSpace when there is none."""
+    ledger = Ledger(parent, options)
+    names = [name for name in parent.types if ledger.available(name)] or parent.types
+    return [_map(parent, Setting(name, dict(options))) for name in names]
 
 
 def _map(parent: _AnyParent, setting: Setting) -> Map:

@@ -1,7 +1,7 @@
 """A device that goes on beside one that was saved and loaded: what the script of a finding runs."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -27,13 +27,20 @@ class _Went(msgspec.Struct, frozen=True):
     told: _Told
 
 
-def both_ways(parent: type[Parent[Any, Any]], type_name: str, before: Before, after: After) -> None:  # Any: of any
+def both_ways(
+    parent: type[Parent[Any, Any]],  # Any: of any profile
+    type_name: str,
+    before: Before,
+    after: After,
+    options: Mapping[str, str] | None = None,
+) -> None:
     """Do ``before`` with a device and save it; then ``after`` with it, and with a fresh one that was loaded.
 
-    Each is a copy of this process, which has made no device. Jobs run at each ``yield`` until none can. Prints what
-    each of them showed there, and ends the process with status 1 when they differ.
+    Each is a copy of this process, which has made no device; ``options`` are the parent's, as `check` takes them. Jobs
+    run at each ``yield`` until none can. Prints what each of them showed there, and ends the process with status 1 when
+    they differ.
     """
-    setting = Setting(type_name)
+    setting = Setting(type_name, dict(options or {}))
 
     def go_on() -> bytes:
         player = Player(parent, setting)

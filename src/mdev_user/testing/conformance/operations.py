@@ -98,7 +98,8 @@ class Setting(msgspec.Struct, frozen=True):
     """Of which type a device is, and with which options its parent was made."""
 
     type_name: str
-    options: dict[str, int] = {}
+    options: dict[str, str] = {}
+    """As text."""
 
 
 class Seen(msgspec.Struct, frozen=True):

@@ -34,6 +34,7 @@ from mdev_user.testing.conformance.operations import (
     Store,
     Write,
 )
+from mdev_user.testing.conformance.options import values_of
 from mdev_user.testing.conformance.streams import cut
 from mdev_user.units import PAGE, MiB
 from mdev_user.vfio.requests import Irq, Region
@@ -63,7 +64,7 @@ class Player:
     # Any: of whatever profile
     def __init__(self, parent: type[Parent[Any, Any]], setting: Setting, done: list[Operation] | None = None) -> None:
         """``done`` gets what was performed."""
-        self.guest = CarriedGuest(parent, setting.type_name, **setting.options)
+        self.guest = CarriedGuest(parent, setting.type_name, **values_of(parent, setting.options))
         self.done = [] if done is None else done
         self._memory = -1, 0
         """A checksum of the memory, and of which of its changes."""

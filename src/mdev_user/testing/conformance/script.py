@@ -28,6 +28,7 @@ from mdev_user.testing.conformance.operations import (
     Store,
     Write,
 )
+from mdev_user.testing.conformance.options import values_of
 from mdev_user.testing.conformance.player import Player
 from mdev_user.testing.conformance.zygote import source_of
 from mdev_user.vfio.requests import Region
@@ -74,7 +75,7 @@ def script(parent: _AnyParent, setting: Setting, finding: Finding) -> str:
     names = Names(parent, setting)
     made = f'{parent.__qualname__}, "{setting.type_name}"'
     if finding.after is None:
-        body = [f"with Guest({made}) as guest:", *_indented(lines(names, finding.before))]
+        body = [f"with Guest({made}{_options(names)}) as guest:", *_indented(lines(names, finding.before))]
         ours = "from mdev_user.testing import Guest"
     else:
         before, after = (
@@ -84,7 +85,7 @@ def script(parent: _AnyParent, setting: Setting, finding: Finding) -> str:
         body = [
             "def before(guest: Guest) -> None:", *_indented(before), "", "",
             "def after(guest: Guest) -> Iterator[object]:", *_indented([*after, "yield None"]), "", "",
-            f"both_ways({made}, before, after)",
+            f"both_ways({made}, before, after{f', {setting.options}' if setting.options else ''})",
         ]  # fmt: skip
         ours = "from collections.abc import Iterator\n\nfrom mdev_user.testing import Guest, both_ways"
     return "\n".join([ours, *_imports(names), "", *([""] if finding.after is not None else []), *body])
@@ -161,6 +162,19 @@ def _imports(names: Names) -> list[str]:
             name = Path(file).stem
         found.append(f"from {name} import {', '.join(sorted(wanted))}")
     return found
+
+
+def _options(names: Names) -> str:
+    """The parent's, as a guest takes them: values."""
+    values = values_of(names.parent, names.setting.options)
+    return "".join(f", {name}={_value(names, value)}" for name, value in values.items())
+
+
+def _value(names: Names, value: object) -> str:
+    if not isinstance(value, Path):
+        return repr(value)
+    names.imports.setdefault("pathlib", set()).add("Path")
+    return f"Path({str(value)!r})"
 
 
 def _indented(statements: list[str]) -> list[str]:

@@ -61,6 +61,7 @@ class Account(msgspec.Struct, frozen=True, tag=True):
     """Create and remove mdevs of one parent."""
 
     changes: tuple[Change, ...]
+    options: dict[str, str]
 
 
 class Corrupt(msgspec.Struct, frozen=True, tag=True):
@@ -223,7 +224,7 @@ def _rules(parent: AnyParent, task: Rules, _done: list[Operation]) -> Reply:
 
 
 def _account(parent: AnyParent, task: Account, _done: list[Operation]) -> Reply:
-    difference = run_changes(parent, task.changes)
+    difference = run_changes(parent, task.changes, task.options)
     return Finding(difference) if difference else Clean()
 
 

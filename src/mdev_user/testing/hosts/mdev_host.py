@@ -4,6 +4,7 @@ import inspect
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import EIO, ENOSPC
@@ -220,9 +221,7 @@ class MdevHost:
         found = [each for each in parents if type_id in each.types()]
         if len(found) == 1:
             return found[0]
-        names = ", ".join(each.name for each in found) or "none"
-        types = ", ".join(name for each in parents for name in each.types()) or "none"
-        raise ValueError(f"expected one parent with the type {type_id!r}, there are: {names}; types: {types}")
+        raise ValueError(f"expected one parent with the type {type_id!r}, given {_given(type_id, found, parents)}")
 
 
 @dataclass(frozen=True)
@@ -354,6 +353,17 @@ class Faults:
     def _armed(self, fault: _F) -> _F:
         self._process.ask(Arm(fault))
         return fault
+
+
+def _given(type_id: str, found: Sequence[HostParent], parents: Sequence[HostParent]) -> str:
+    """What there is in place of the one parent, and what to do."""
+    if found:
+        names = ", ".join(each.name for each in found)
+        return f"{len(found)}: {names}; say which, as in create({type_id!r}, {found[0].name!r})"
+    if not parents:
+        return "a host without parents; register one first, as in register('mtty')"
+    types = "; ".join(f"{each.name} with {', '.join(each.types())}" for each in parents)
+    return f"{types}; register a parent that has it, or create one of these types"
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdev_user.driver.virtio import ring as module
-from mdev_user.driver.virtio.ring import INDIRECT, MOST_INDIRECT, NEXT, WRITE, Buffer, Feature, Ring
+from mdev_user.driver.virtio.ring import INDIRECT, MOST_INDIRECT, NEXT, WRITE, Buffer, Buffers, Feature, Ring
 from mdev_user.errors import DmaFault, GuestError
 from mdev_user.vfio.work import Sleep
 from unit.driver.virtio.ring_driver import AVAILABLE, DESCRIPTORS, FEATURES, TABLES, USED, Piece, RingDriver
@@ -126,7 +126,7 @@ def test_loop_would_not_end_without_the_bound() -> None:
 def turns_of(shared: Shared) -> int:
     """How often others have their turn while a long chain is followed."""
     shared.driver.chain([0], [shared.driver.indirect([Piece(0, 0)] * MOST_INDIRECT)])
-    work, turns = shared.ring.buffers(0), 0
+    work, turns, found = shared.ring.buffers(0), 0, Buffers()
     try:
         while work.send(None) == Sleep(0):
             turns += 1

@@ -26,3 +26,9 @@ def test_pool_that_is_not_returned_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Accounts, "give_back", lambda _accounts, _type: None)
     wrong = run_changes(Card, (CREATE_ONE, REMOVE))
     assert wrong == "available_instances of one is 4: expected 5, after: create one; remove one"
+
+
+def test_what_there_is_follows_from_the_options() -> None:
+    ledger = Ledger(Card, {"lanes": "3"})
+    assert {name: ledger.available(name) for name in ("one", "two")} == {"one": 3, "two": 1}
+    assert run_changes(Card, (CREATE_ONE, CREATE_TWO, REMOVE, CREATE_TWO, CREATE_TWO), {"lanes": "3"}) == ""

@@ -1,5 +1,7 @@
 """A finding as a script: in the names of the driver where there are some, as bytes where not."""
 
+from pathlib import Path
+
 from drivers.everything import Card
 from mdev_user.drivers.mtty import Mtty
 from mdev_user.testing.conformance.operations import (
@@ -75,3 +77,25 @@ def test_script_of_a_difference_has_both_halves() -> None:
     assert "    yield (guest.close(), guest.open())\n    yield guest.read(Regs.result)\n" in text
     assert text.endswith('both_ways(Card, "one", before, after)')
     exec(compile(text, "script", "exec"), {})
+
+
+def test_script_makes_the_parent_with_its_options() -> None:
+    setting = Setting("two", {"lanes": "0x7"})
+    text = script(Card, setting, Finding("", (Reset(),)))
+    assert 'with Guest(Card, "two", lanes=7) as guest:' in text
+    exec(compile(text, "script", "exec"), {})
+    text = script(Card, setting, Finding("", (Reset(),), (Read(0, 0x24, 4),)))
+    assert text.endswith("""both_ways(Card, "two", before, after, {'lanes': '0x7'})""")
+    exec(compile(text, "script", "exec"), {})
+
+
+class Imaged(Card):
+    def __init__(self, *, image: Path) -> None:
+        super().__init__()
+        assert isinstance(image, Path)
+
+
+def test_script_names_a_path() -> None:
+    text = script(Imaged, Setting("one", {"image": "disk.img"}), Finding("", (Reset(),)))
+    assert "from pathlib import Path\n" in text
+    assert "with Guest(Imaged, \"one\", image=Path('disk.img')) as guest:" in text
