@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-from gpu_scene import Mdev, busy, drawing, set_policy, update_price
+from gpu_scene import PARENT, Mdev, busy, drawing, set_policy, update_price
 from served import Daemon
 
 WEIGHTS = (1, 2, 4)
@@ -59,17 +60,29 @@ class Measured:
     """Pixels a second of all three."""
     alone: float
     """Pixels a second of one, while the others do not draw."""
-    fixed_together: float
-    """Of one under fixed share, while the others draw."""
-    fixed_alone: float
-    """While they do not."""
-    equal_together: float
-    """As these two, under equal share."""
-    equal_alone: float
+    fixed: "InTurn"
+    """Under fixed share."""
+    equal: "InTurn"
+    """Under equal share."""
     weight_felt: float
     """Seconds from the write of a weight until the shares are near the new ones."""
     limit_felt: float
     """Of a frame-rate limit, until it holds."""
+
+
+class Rates(NamedTuple):
+    """What was drawn in a second, and what part of it the busiest thread of the host worked: the one that draws."""
+
+    drawn: Sequence[float]
+    worked: float
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Of all three, and of the last one alone. How much is drawn meanwhile is up to the caches, too."""
+
+    together: Rates
+    alone: Rates
 
 
 class ShareRounds:
@@ -91,33 +104,31 @@ class ShareRounds:
                 lambda: self._mdevs[2].set(frame_rate_limit=LIMIT), _keeps_to(2, LIMIT * self._update)
             )
         self._reset()
-        together, alone = self._in_turn()
+        best_effort = self._in_turn()
         self._fix()
-        fixed_together, fixed_alone = self._in_turn()
+        fixed = self._in_turn()
         set_policy(self._daemon, "equal_share")
-        equal_together, equal_alone = self._in_turn()
-        shares = [each / sum(together) for each in together]
+        equal = self._in_turn()
+        together = best_effort.together.drawn
         return Measured(
-            shares=shares,
+            shares=[each / sum(together) for each in together],
             together=sum(together),
-            alone=alone[2],
-            fixed_together=fixed_together[2],
-            fixed_alone=fixed_alone[2],
-            equal_together=equal_together[2],
-            equal_alone=equal_alone[2],
+            alone=best_effort.alone.drawn[2],
+            fixed=fixed,
+            equal=equal,
             weight_felt=weight_felt,
             limit_felt=limit_felt,
         )
 
-    def _in_turn(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Pixels a second while all draw, and while only the last does: for short times, again and again."""
-        together, alone = [], []
+    def _in_turn(self) -> InTurn:
+        """While all draw, and while only the last does: for short times, again and again."""
+        together, alone = list[Rates](), list[Rates]()
         for _ in range(_TURNS):
             with busy(*self._guests):
                 together.append(self._rates())
             with busy(self._guests[2]):
                 alone.append(self._rates())
-        return [mean(each) for each in zip(*together, strict=True)], [mean(each) for each in zip(*alone, strict=True)]
+        return InTurn(_mean(together), _mean(alone))
 
     def course(self, seconds: float) -> Course:
         """A course of changes, each after so many seconds."""
@@ -154,12 +165,18 @@ class ShareRounds:
         for each, weight in zip(self._mdevs, WEIGHTS, strict=True):
             each.set(weight=weight, frame_rate_limit=0)
 
-    def _rates(self) -> list[float]:
-        """Pixels a second of each."""
+    def _rates(self) -> Rates:
         time.sleep(_SETTLE)
-        before = self._look()
+        before, worked = self._look(), self._worked()
         time.sleep(_LONG)
-        return rates(before, self._look())
+        after, works = self._look(), self._worked()
+        longest = max(seconds - worked.get(thread, 0.0) for thread, seconds in works.items())
+        return Rates(rates(before, after), longest / (after.at - before.at))
+
+    def _worked(self) -> dict[str, float]:
+        """Seconds that each thread of the host has had of a processor (Documentation/scheduler/sched-stats.rst)."""
+        tasks = Path(f"/proc/{self._daemon.host_of(PARENT)}/task").iterdir()
+        return {each.name: int((each / "schedstat").read_text().split()[0]) / 1e9 for each in tasks}
 
     def _felt(self, change: Callable[[], None], is_felt: Callable[[list[float]], bool]) -> float:
         """Seconds from the end of the change until what it is to do is seen, in several windows one after the other."""
@@ -188,6 +205,11 @@ def rates(before: Sample, after: Sample) -> list[float]:
     """Units a second of each."""
     seconds = after.at - before.at
     return [(late - early) / seconds for early, late in zip(before.drawn, after.drawn, strict=True)]
+
+
+def _mean(several: Sequence[Rates]) -> Rates:
+    drawn = [mean(each) for each in zip(*(each.drawn for each in several), strict=True)]
+    return Rates(drawn, mean(each.worked for each in several))
 
 
 def distance(parts: Sequence[float], weights: Sequence[int]) -> float:

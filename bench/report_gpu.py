@@ -11,7 +11,7 @@ from figures import Figure, spread
 from gpu import Measured
 from gpu_registers import REGISTERS
 from gpu_rendering import SIZES
-from gpu_shares import NAMES, WEIGHTS, distance
+from gpu_shares import FULL, NAMES, WEIGHTS, distance
 from gpu_updates import BYTES, WAYS
 from programs import Times
 
@@ -46,8 +46,10 @@ TARGETS = (
     ("gpu.shares.weight_felt_s", "a new weight is felt after", "s", 1.0),
     ("gpu.shares.limit_felt_s", "a new frame-rate limit is felt after", "s", 1.0),
     ("gpu.shares.together_share", "all three / one alone, best effort", "share", 0.9),
-    ("gpu.shares.fixed_distance", "fixed share, off by while others idle", "x", 0.1),
-    ("gpu.shares.equal_distance", "equal share, off by while others idle", "x", 0.1),
+    ("gpu.shares.fixed_distance", "fixed share 8:4:4, off by", "x", 0.1),
+    ("gpu.shares.fixed_held", "  of the engine's time while others idle, off by", "x", 0.1),
+    ("gpu.shares.equal_distance", "equal share, off by", "x", 0.1),
+    ("gpu.shares.equal_held", "  of the engine's time while others idle, off by", "x", 0.1),
     ("gpu.rendering.distance", "3D, renderers' time by weights 1:2:4, off by", "x", 0.1),
     ("gpu.screenshots.desktop.made_ms", "screenshot of 1920x1080, a desktop: taken and encoded", "ms", 10.0),
     ("gpu.screenshots.desktop.asked_ms", "  asked of the daemon", "ms", 10.0),
@@ -159,14 +161,22 @@ def _shares(rounds: Sequence[gpu_shares.Measured]) -> dict[str, Figure]:
         "together_share": spread(each.together / each.alone for each in rounds),
         "together_mpx": spread(each.together / 1e6 for each in rounds),
         "alone_mpx": spread(each.alone / 1e6 for each in rounds),
-        "fixed_distance": spread(abs(each.fixed_alone / each.fixed_together - 1) for each in rounds),
-        "fixed_together_mpx": spread(each.fixed_together / 1e6 for each in rounds),
-        "fixed_alone_mpx": spread(each.fixed_alone / 1e6 for each in rounds),
-        "equal_distance": spread(abs(each.equal_alone / each.equal_together - 1) for each in rounds),
-        "equal_together_mpx": spread(each.equal_together / 1e6 for each in rounds),
-        "equal_alone_mpx": spread(each.equal_alone / 1e6 for each in rounds),
+        **_policy("fixed", [each.fixed for each in rounds], FULL),
+        **_policy("equal", [each.equal for each in rounds], (1, 1, 1)),
         "weight_felt_s": spread(each.weight_felt for each in rounds),
         "limit_felt_s": spread(each.limit_felt for each in rounds),
+    }
+
+
+def _policy(name: str, rounds: Sequence[gpu_shares.InTurn], weights: Sequence[int]) -> dict[str, Figure]:
+    """The part that one has: of what is drawn while all draw, of the engine's time while the others do not."""
+    part = weights[-1] / sum(weights)
+    return {
+        f"{name}_distance": spread(distance(each.together.drawn, weights) for each in rounds),
+        f"{name}_held": spread(abs(each.alone.worked / part - 1) for each in rounds),
+        f"{name}_worked": spread(each.alone.worked for each in rounds),
+        f"{name}_together_mpx": spread(each.together.drawn[-1] / 1e6 for each in rounds),
+        f"{name}_alone_mpx": spread(each.alone.drawn[-1] / 1e6 for each in rounds),
     }
 
 
