@@ -221,6 +221,10 @@ class Engine:
             told = self._decide() if self._backlogged else ()
         _tell(told)
 
+    def _charge(self, claim: "Claim", cost: float) -> None:
+        with self._lock:
+            claim._tag += cost / claim._rated
+
     # --- decisions, under the lock --------------------------------------------------------------------------
 
     def _decide(self) -> list[Done]:
@@ -376,6 +380,16 @@ class Claim:
         if cost is not None and not cost > 0:
             raise DriverError(f"turn: expected a cost above 0, given {cost}")
         return Turn(self, cost)
+
+    def charge(self, cost: float) -> None:
+        """Let the mdev's turns begin later by what it had without one, and nobody waited for: ``cost`` as of `turn`.
+
+        What keeps to a part of the engine's time (equal and fixed share) does so as before.
+        """
+        if not cost > 0:
+            raise DriverError(f"charge: expected a cost above 0, given {cost}")
+        self._accounts().given += cost
+        self._engine._charge(self, cost)
 
     async def frame(self) -> None:
         """Go on when the mdev's next frame may be shown: at once without a limit."""

@@ -21,7 +21,10 @@ class Timed(Generic[T]):
     seconds: float
     """That the process was at the call, other processes of the machine included: a `Pending` is not waited for."""
     processor: float
-    """Seconds of processor time that all threads of the process have used since the call before this one."""
+    """Seconds of processor time that all threads of the process have used since the call before this one.
+
+    For the first one: since the process was started, which takes longer than most calls.
+    """
 
 
 @dataclass(frozen=True, slots=True, eq=False)

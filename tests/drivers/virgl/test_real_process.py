@@ -206,6 +206,15 @@ def test_processor_time_is_charged(two: list[Driver]) -> None:
     assert (driver.socket.function.drawn - drawn) / PIXELS_PER_SECOND == pytest.approx(seconds, rel=0.3)
 
 
+def test_start_is_charged(two: list[Driver]) -> None:
+    driver = two[0]
+    drawn = driver.socket.function.drawn
+    assert driver.create_3d(11, PICTURE) == OK
+    (pid,) = renderers()
+    charged = (driver.socket.function.drawn - drawn) / PIXELS_PER_SECOND
+    assert charged == pytest.approx(processor_time(pid), rel=0.3, abs=0.03)
+
+
 def processor_time(pid: int) -> float:
     """Seconds, of all threads."""
     return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13])) / 100

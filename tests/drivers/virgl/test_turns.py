@@ -9,9 +9,10 @@ from drivers.virgl.guest_driver import SUBMIT, VirglDriver
 from drivers.virgl.stream import clear
 from drivers.virgl.test_rendering import PICTURE, SIDE, SIZE, Card, picture
 from mdev_user.driver import GuestError, Pending
+from mdev_user.driver.process import Calls
 from mdev_user.drivers.vgpu import rendering
 from mdev_user.drivers.vgpu.function import COMMAND
-from mdev_user.drivers.vgpu.process import PIXELS_PER_SECOND, ProcessVgpu
+from mdev_user.drivers.vgpu.process import PIXELS_PER_SECOND, START_SECONDS, ProcessVgpu
 from mdev_user.drivers.vgpu.virgl.program import Virgl
 from mdev_user.errors import ProcessEnded
 from mdev_user.testing import Guest
@@ -30,7 +31,7 @@ class Slow:
         patch.setattr(Virgl, "unmapped", lambda _program, _address, _length: None)
         for name, answer in {"submit": "", "picture": SIZE}.items():
             patch.setattr(Virgl, name, self._answering(name, answer))
-        for name in ("create_context", "create_resource", "attach_backing", "attach", "fence"):
+        for name in ("ready", "create_context", "create_resource", "attach_backing", "attach", "fence"):
             patch.setattr(Virgl, name, self._answering(name, None))
         self.waits: set[str] = set()
         """Calls that are not answered by themselves."""
@@ -120,18 +121,32 @@ def test_command_that_ends_the_process_costs_as_long_as_it_took(driver: VirglDri
     assert charged == [pytest.approx(SECONDS)]
 
 
-def test_start_of_a_process_is_not_free(slow: Slow) -> None:
-    with Guest(Card) as guest:
-        driver = VirglDriver(guest)
-        slow.waits.add("create_resource")
-        with cost(driver) as charged:
-            shape = PICTURE
-            values = (shape.target, shape.format, shape.bind, shape.width, shape.height, 1, 1, 0, 0, 0)
-            driver.begin(driver.command(0x204, "11I4x", 10, *values))
-            guest.advance(SECONDS)
-            slow.calls.pop()[1].done(None)
-            guest.run()
-        assert charged == [pytest.approx(SECONDS)]
+def begin_to_start(driver: VirglDriver, slow: Slow) -> None:
+    slow.waits.add("ready")
+    driver.guest.reset()
+    driver.start(driver.FEATURES)
+    assert driver.context() == OK
+    shape = PICTURE
+    values = (shape.target, shape.format, shape.bind, shape.width, shape.height, 1, 1, 0, 0, 0)
+    driver.begin(driver.command(0x204, "11I4x", 10, *values))
+    driver.guest.run()
+    assert slow.names() == ["ready"]
+
+
+def test_start_that_a_reset_ends_is_not_free(driver: VirglDriver, slow: Slow) -> None:
+    begin_to_start(driver, slow)
+    with cost(driver) as charged:
+        driver.guest.reset()
+    assert charged == [pytest.approx(START_SECONDS)]
+
+
+def test_start_that_is_answered_costs_what_the_process_took(driver: VirglDriver, slow: Slow) -> None:
+    """Which is nothing here, where there is none; `test_real_process` has one."""
+    begin_to_start(driver, slow)
+    with cost(driver) as charged:
+        slow.calls.pop()[1].done(None)
+        driver.guest.run()
+    assert charged == [pytest.approx(COMMAND / PIXELS_PER_SECOND)]  # of the command itself
 
 
 def test_command_that_is_answered_costs_what_the_process_took(driver: VirglDriver, slow: Slow) -> None:
@@ -153,6 +168,31 @@ def test_reset_that_is_free_would_be_seen(driver: VirglDriver, slow: Slow, monke
 
 
 # --- whose turn it is --------------------------------------------------------------------------------------------
+
+
+def held_by_a_start(slow: Slow) -> int:
+    """What somebody who draws beside it waits for while a process is started."""
+    with Guest(Card) as guest:
+        driver = VirglDriver(guest)
+        slow.waits |= {"ready", "create_resource"}
+        shape = PICTURE
+        values = (shape.target, shape.format, shape.bind, shape.width, shape.height, 1, 1, 0, 0, 0)
+        driver.begin(driver.command(0x204, "11I4x", 10, *values))
+        guest.run()
+        assert len(slow.calls) == 1
+        return driver.gpu.backend._held
+
+
+def test_start_of_a_process_holds_no_turn(slow: Slow) -> None:
+    assert held_by_a_start(slow) == 0
+    assert slow.names() == ["ready"]
+
+
+def test_start_that_holds_one_would_be_seen(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: it is started by the call in the turn."""
+    monkeypatch.setattr(Calls, "alive", True)
+    assert held_by_a_start(slow) == 1
+    assert slow.names() == ["create_resource"]
 
 
 def pictures_while_drawing(driver: VirglDriver, slow: Slow) -> list[str]:

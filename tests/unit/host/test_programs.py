@@ -411,6 +411,14 @@ def test_memory_has_a_limit(card: Used) -> None:
     assert card.call(Renderer.allocate, 512 * MiB) == -1
 
 
+def test_first_call_is_told_what_the_start_took(card: Used) -> None:
+    card.client.reset()
+    first, second = (outcome_of(card.begin(Renderer.add, 1)) for _ in range(2))
+    assert isinstance(first, Timed)
+    assert isinstance(second, Timed)
+    assert first.processor > 0.02 > second.processor  # Python alone takes as long
+
+
 def test_time_in_the_process_is_told(card: Used) -> None:
     card.call(Renderer.add, 1)
     spun, slept = outcome_of(card.begin(Renderer.spin, 0.05)), outcome_of(card.begin(Renderer.rest, 0.05))

@@ -1,6 +1,7 @@
 """The renderer of an mdev: its process, what it has there and loses with it, and what it costs.
 
-It is called in turns of the parent's drawing engine, however long they take: nobody else draws meanwhile.
+It is called in turns of the parent's drawing engine, however long they take: nobody else draws meanwhile. Only its
+start, which takes longest, nobody else waits for.
 """
 
 from collections.abc import Callable, Coroutine, Iterator
@@ -23,6 +24,8 @@ OWN_MEMORY = 512 * MiB
 """Of the renderer's process, beside the guest's resources: its code, contexts, shaders."""
 SECONDS = 5.0
 """For one command, and for what it draws, while no other mdev draws."""
+START_SECONDS = 0.4
+"""What a start takes of a processor, about: for one that ends before it is told."""
 PIXELS_PER_SECOND = 500_000_000
 """What a second of the renderer's processor time is in the engine's unit: about what copying takes."""
 _POINTER = LARGEST_POINTER * LARGEST_POINTER * BYTES
@@ -116,9 +119,11 @@ class ProcessVgpu(Vgpu):
     async def _in_turn(self, work: Callable[[], Coroutine[object, object, T]]) -> T:
         """Let the renderer work in a turn, which is charged the processor time that it took.
 
-        Nobody is told the time of a process that had to be started, that refused, that died, or that a reset ended
-        before it had answered: it is at least that for which the turn was held.
+        Nobody is told the time of a process that refused, that died, or that a reset ended before it had answered: it
+        is at least that for which the turn was held.
         """
+        if not self.renderer.alive:
+            await self._start()
         due = self.due  # after a reset there is another one
         async with self.drawing.turn(COMMAND) as turn:
             is_told = self.renderer.alive
@@ -130,6 +135,14 @@ class ProcessVgpu(Vgpu):
             finally:
                 seconds = max(due.paid(), 0.0 if is_told else turn.seconds)
                 turn.cost = COMMAND + seconds * PIXELS_PER_SECOND
+
+    async def _start(self) -> None:
+        """Start the process, which is charged however it ends, or a guest would have starts for nothing by resets."""
+        seconds = START_SECONDS
+        try:
+            seconds = (await self.renderer.timed(Virgl.ready)).processor
+        finally:
+            self.drawing.charge(COMMAND + seconds * PIXELS_PER_SECOND)
 
 
 @contextmanager

@@ -395,7 +395,7 @@ class ProgramProcess:
         if payload:
             _log.warning("%s: %s: %s", self._owner, self._launch.name, _text(payload))
         with self._lock:
-            self._started, self._since, self._used = True, monotonic(), self._processor()
+            self._started, self._since = True, monotonic()
 
     def _answered(self, number: int) -> Call:
         with self._lock:

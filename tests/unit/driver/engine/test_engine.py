@@ -107,6 +107,29 @@ def test_costs_differ_and_parts_do_not() -> None:
     assert parts([large, small]) == pytest.approx([0.5, 0.5], rel=0.02)
 
 
+@pytest.mark.parametrize("charges", [True, False], ids=["charged", "for nothing"])
+def test_what_is_had_without_a_turn_is_had_less_of_in_turns(charges: bool) -> None:
+    """And the negative control: nobody is told of it."""
+    simulation, engine = Simulation(), Engine()
+    claims = [simulation.claim(engine, weight)[0] for weight in (1, 2)]
+    for each in claims:
+        simulation.spawn(draw(each, 1000, 0.001))
+    simulation.run(1)
+    if charges:
+        claims[0].charge(500_000)  # of a second's 1,000,000
+    before = [each.seconds for each in claims]
+    simulation.run(3)
+    had = [each.seconds - began for each, began in zip(claims, before, strict=True)]
+    assert had == pytest.approx([2 / 3, 7 / 3] if charges else [1, 2], rel=TOLERANCE)
+
+
+def test_charge_is_above_nothing() -> None:
+    simulation = Simulation()
+    claim, _device = simulation.claim(Engine())
+    with pytest.raises(DriverError, match="expected a cost above 0, given 0"):
+        claim.charge(0)
+
+
 def test_what_one_leaves_is_the_others() -> None:
     """Best effort is work conserving: there is always somebody whose turn it is."""
     simulation, engine = Simulation(), Engine()

@@ -28,6 +28,9 @@ class Virgl(Program):
         if self._fence_fd >= 0:
             self.watch(self._fence_fd, self._renderer.poll)
 
+    def ready(self) -> None:
+        """It has been started."""
+
     def capsets(self) -> list[Capset]:
         return [told(each, self._memory) for each in self._renderer.capsets()]
 
