@@ -358,7 +358,7 @@ def test_a_running_guest_takes_its_mdevs_along(
         print(f"\n{'live migration':24} downtime {told['downtime']} ms, in all {told['total-time']} ms", told["vfio"])
     check(journey.quiet)
     assert journey.copier.stored() == 0x1122334455667788, "what a device wrote meanwhile"
-    assert journey.talk.goes_on(journey.guest) > 0
+    assert journey.talk.goes_on(journey.guest) > 0, journey.guest.run("dmesg | tail -40; cat /proc/interrupts")
     assert journey.talk.lines(journey.guest) > before + 10
 
 

@@ -9,7 +9,7 @@ from mdev_user.driver.attributes import Attribute, AttributeGroup, attribute
 from mdev_user.driver.device import Device
 from mdev_user.driver.dma import Dma, sleep
 from mdev_user.driver.edid import edid_of
-from mdev_user.driver.engine import Claim, Engine, Policy, Turn
+from mdev_user.driver.engine import Claim, Engine, Turn
 from mdev_user.driver.function import Function, ResetKind
 from mdev_user.driver.hooks import on_read, on_read_each, on_write, on_write_each
 from mdev_user.driver.interrupts import INTX, MSI, MSIX, Interrupt, Message, pending
@@ -19,6 +19,7 @@ from mdev_user.driver.memory import Memory
 from mdev_user.driver.offload import offload
 from mdev_user.driver.parent import Parent
 from mdev_user.driver.parts import Part, Parts
+from mdev_user.driver.policy import Policy
 from mdev_user.driver.pools import Instances, Pool, Profile
 from mdev_user.driver.process import Calls, Process
 from mdev_user.driver.program import MappedMemory, Pending, Piece, Program

@@ -19,6 +19,7 @@ from typing import Self
 
 from mdev_user.driver.accounts import Accounts
 from mdev_user.driver.pacing import TICK, Pace, TimePace
+from mdev_user.driver.policy import Policy
 from mdev_user.errors import DriverError, NoDevice
 from mdev_user.vfio.work import Answer, Later, Sleep, Spent
 
@@ -29,14 +30,6 @@ _PATIENCE = 0.25
 _GO_ON = Answer(None)
 
 Done = Callable[[Answer | Exception], None]
-
-
-class Policy(Enum):
-    """Who may have the engine's time, in NVIDIA's words for time-sliced vGPUs."""
-
-    BEST_EFFORT = "by weight among those that want it; what somebody leaves is the others'"
-    EQUAL_SHARE = "each mdev in use the same part, whatever its weight, and no more, whether others use theirs or not"
-    FIXED_SHARE = "each mdev its weight's part of the whole and no more, whether others use theirs, or exist, or not"
 
 
 _BEST_EFFORT, _EQUAL_SHARE, _ = Policy  # looked up several times in each turn
@@ -221,10 +214,6 @@ class Engine:
             told = self._decide() if self._backlogged else ()
         _tell(told)
 
-    def _charge(self, claim: "Claim", cost: float) -> None:
-        with self._lock:
-            claim._tag += cost / claim._rated
-
     # --- decisions, under the lock --------------------------------------------------------------------------
 
     def _decide(self) -> list[Done]:
@@ -389,7 +378,8 @@ class Claim:
         if not cost > 0:
             raise DriverError(f"charge: expected a cost above 0, given {cost}")
         self._accounts().given += cost
-        self._engine._charge(self, cost)
+        with self._engine._lock:
+            self._tag += cost / self._rated
 
     async def frame(self) -> None:
         """Go on when the mdev's next frame may be shown: at once without a limit."""
