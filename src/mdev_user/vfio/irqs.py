@@ -18,7 +18,7 @@ _FLAGS = {Irq.INTX: _LEVEL}
 class IrqTable:
     """Armed eventfds by index and vector; one table per open device, used under its step lock."""
 
-    __slots__ = ("_armed", "_counters", "_counts", "_intx_counted", "_intx_level", "_intx_masked", "_unmask")
+    __slots__ = ("_armed", "_counters", "_counts", "_intx_counted", "_intx_fired", "_intx_level", "_intx_masked", "_unmask")
 
     def __init__(self, counts: Mapping[Irq, int], counters: Counters) -> None:
         self._counts = dict(counts)
@@ -26,7 +26,7 @@ class IrqTable:
         self._armed: dict[int, list[Eventfd | None]] = {
             index: [None] * self._counts.get(index, 0) for index in Irq if index is not Irq.COUNT
         }
-        self._intx_masked = False
+        self._intx_masked = self._intx_fired = False
         self._intx_level = False
         # However often a level is signalled while it stays up (each unmask does), it is one interrupt.
         self._intx_counted = False
@@ -73,9 +73,23 @@ class IrqTable:
 
     def unmask(self) -> None:
         """Let INTx fire again: the guest has acknowledged it (QEMU sends this on the end of interrupt)."""
-        self._intx_masked = False
+        self._intx_masked = self._intx_fired = False
         if self._intx_level:
             self._fire_intx()
+
+    @property
+    def automasked(self) -> bool:
+        """Whether INTx has masked itself when it fired, and nobody has unmasked it since."""
+        return self._intx_fired
+
+    def fire_again(self) -> None:
+        """Be `automasked`, as where the device comes from: its user there may not have seen to the interrupt.
+
+        QEMU moves its own line with the guest, and not that it waits for the guest to look (vfio_intx_eoi in
+        hw/vfio/pci.c): of a line that nobody raises again the guest has an interrupt without end.
+        """
+        if not self._intx_masked:
+            self._signal_intx()
 
     def trigger(self, index: Irq, vector: int) -> bool:
         """Fire an edge interrupt. False when nobody listens to that vector; the caller keeps it pending."""
@@ -87,21 +101,25 @@ class IrqTable:
         return True
 
     def _fire_intx(self) -> None:
-        eventfd = self._armed[Irq.INTX][0] if self._armed[Irq.INTX] else None
-        if eventfd is None:
-            return
-        self._intx_masked = True
-        if not self._intx_counted:
+        if self._signal_intx() and not self._intx_counted:
             self._intx_counted = True
             self._counters.interrupts += 1
+
+    def _signal_intx(self) -> bool:
+        """Whether anybody listens."""
+        eventfd = self._armed[Irq.INTX][0] if self._armed[Irq.INTX] else None
+        if eventfd is None:
+            return False
+        self._intx_masked = self._intx_fired = True
         eventfd.signal()
+        return True
 
     def disarm_all(self) -> None:
         """Forget every eventfd (the user closed the device)."""
         for vectors in self._armed.values():
             _disarm(vectors)
         _disarm(self._unmask)
-        self._intx_masked = False
+        self._intx_masked = self._intx_fired = False
 
     def _unmask_by(self, eventfd: Eventfd | None) -> None:
         _replace(self._unmask, 0, eventfd)
@@ -133,12 +151,12 @@ class IrqTable:
             for vector, eventfd in enumerate(request.eventfds, request.start):
                 _replace(vectors, vector, eventfd)
             if request.index == Irq.INTX:
-                self._intx_masked = False
+                self._intx_masked = self._intx_fired = False
                 self.set_level(self._intx_level)
         elif request.count == 0:
             _disarm(vectors)
             if request.index == Irq.INTX:
-                self._intx_masked = False
+                self._intx_masked = self._intx_fired = False
         else:
             self._loopback(request)
 

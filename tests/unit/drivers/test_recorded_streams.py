@@ -22,6 +22,7 @@ from mdev_user.driver.memory import Memory
 from mdev_user.driver.saving.header import header_of
 from mdev_user.driver.saving.pages import places_of
 from mdev_user.driver.saving.records import FORMAT, Kind
+from mdev_user.driver.saving.snapshot import from_bytes, to_bytes
 from mdev_user.testing import Guest
 from mdev_user.testing.conformance.streams import cut, joined, records
 from mdev_user.units import PAGE
@@ -153,11 +154,16 @@ def test_recorded_stream_can_be_loaded(path: Path) -> None:
         guest.load(*cut(stream))
         assert guest.device.save() != fresh
         if int(version) == parent.function.state_version:
-            assert guest.device.save() == state
+            assert as_then(guest.device.save()) == state
         again.load(guest.save())
         assert again.device.save() == guest.device.save()
         guest.run()
         assert guest.read_config(0, 2) == again.read_config(0, 2)
+
+
+def as_then(state: bytes) -> bytes:
+    """Without what these recordings do not have, since it came later."""
+    return to_bytes(msgspec.structs.replace(from_bytes(state, 1 << 30), automasked=False))
 
 
 def test_recordings_have_what_a_stream_can_have() -> None:

@@ -62,6 +62,8 @@ class Snapshot:
     """The MSI-X table."""
     events: bytes = b""
     """Of what is pending, the messages that no level stands behind."""
+    automasked: bool = False
+    """Whether INTx has fired, and nobody has unmasked it since."""
 
 
 class JobStream(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -87,6 +89,7 @@ class Stream(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defau
     pending: bytes
     vectors: bytes
     events: bytes = b""
+    automasked: bool = False
 
 
 Upgrade: TypeAlias = Callable[[Snapshot], Snapshot]
@@ -185,6 +188,7 @@ def decoded_snapshot(stream: Stream) -> Snapshot:
         pending=stream.pending,
         vectors=stream.vectors,
         events=stream.events,
+        automasked=stream.automasked,
     )
 
 
@@ -203,6 +207,7 @@ def encoded_stream(snapshot: Snapshot) -> Stream:
         pending=snapshot.pending,
         vectors=snapshot.vectors,
         events=snapshot.events,
+        automasked=snapshot.automasked,
     )
     try:
         return _DECODER.decode(encoded(made))  # what an upgrade made is checked as what came from outside

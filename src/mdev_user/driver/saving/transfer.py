@@ -49,6 +49,7 @@ def stream_of(device: "Device", memory: Mapping[str, tuple[bytes, bytes]]) -> St
         levels=_packed(interrupts.levels),
         pending=_packed(interrupts.pending),
         events=_packed(interrupts.events),
+        automasked=device._pci.irqs.automasked,
         vectors=interrupts.table,
     )
 
@@ -87,6 +88,7 @@ class Prepared:
         pending = _bits("pending", stream.pending, 8 * MOST_VECTOR_BYTES)
         events = _bits("events", stream.events, 8 * MOST_VECTOR_BYTES)
         self._interrupts = InterruptState(levels, pending, stream.vectors, events)
+        self._automasked = stream.automasked
 
     def take_over(self, take_memory: Callable[[], None]) -> None:
         """Be it. StateError, and nothing has changed; what else is raised is the driver's, and half way."""
@@ -111,6 +113,8 @@ class Prepared:
         for unit in device.units.values():
             unit.loaded()
         device.settle()
+        if self._automasked:
+            device._pci.irqs.fire_again()
 
 
 def _load_pci(device: "Device", config: ConfigState, interrupts: InterruptState) -> None:
