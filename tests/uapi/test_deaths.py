@@ -70,6 +70,32 @@ def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def test_who_tells_the_supervisor_to_end_tells_the_program(daemon: RunningDaemon) -> None:
+    """`mdev-user list` and `remove` name the process that has an mdev, and that is the supervisor."""
+    with opening(daemon) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        supervisor = supervisor_of(process)
+        os.kill(supervisor, signal.SIGTERM)
+        assert process.wait(SECONDS) == -signal.SIGTERM
+        assert process.communicate()[1] == ""
+    eventually(lambda: not alive(supervisor), "then it ends, too")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_a_terminal_tells_all_its_processes_is_the_programs_to_follow(
+    daemon: RunningDaemon, number: signal.Signals
+) -> None:
+    with opening(daemon) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        supervisor = supervisor_of(process)
+        os.kill(supervisor, number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        assert alive(supervisor)
+
+
 def test_a_program_whose_standard_error_is_full_ends_too(daemon: RunningDaemon) -> None:
     reads, writes = os.pipe()
     try:

@@ -1,8 +1,8 @@
 # ruff: noqa: SLF001 - declarations know each other's underscored names; all others are left to the author
 """Attributes of an mdev or a parent: files in its sysfs directory, as typed values."""
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
@@ -96,7 +96,7 @@ class Attribute(Readable, Generic[T]):
     def stored(self, method: _Told) -> _Told:
         """Call the method, ``def method(self) -> None``, whenever the operator has written the attribute: in that step.
 
-        The device may not be open then.
+        The device may not be open then. Where it raises InvalidValue all is as before, and the writer gets EINVAL.
         """
         check_arity("@stored", method)
         self._told = method.__name__
@@ -104,8 +104,9 @@ class Attribute(Readable, Generic[T]):
 
     @override
     def _store(self, owner: Settings, data: bytes) -> None:
-        super()._store(owner, data)
-        self._tell(owner)
+        with _or_as_before(owner):
+            super()._store(owner, data)
+            self._tell(owner)
 
     def _tell(self, owner: Settings) -> None:
         if self._told:
@@ -155,6 +156,16 @@ class Attribute(Readable, Generic[T]):
         return value
 
 
+@contextmanager
+def _or_as_before(owner: Settings) -> Iterator[None]:
+    before = dict(owner._settings)
+    try:
+        yield
+    except InvalidValue:
+        owner._settings.update(before)
+        raise
+
+
 class AttributeGroup(Readable):
     """A file for several attributes at once: ``schedule = AttributeGroup(weight, limit, group="scheduling")``.
 
@@ -196,10 +207,11 @@ class AttributeGroup(Readable):
     @override
     def _store(self, owner: Settings, data: bytes) -> None:
         written = self._parsed(data.decode(errors="replace"))
-        owner._settings.update(written)
-        for each in self._attributes:
-            if each._name in written:
-                each._tell(owner)
+        with _or_as_before(owner):
+            owner._settings.update(written)
+            for each in self._attributes:
+                if each._name in written:
+                    each._tell(owner)
 
     @property
     def _form(self) -> str:

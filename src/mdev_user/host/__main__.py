@@ -114,6 +114,7 @@ def main() -> None:
     # Ctrl-C and the end of a terminal reach the whole process group; the front decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was blocked until here
     logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s host %(process)d: %(message)s")
     channel = socket.socket(fileno=fd)
     service = Service(devices)

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -393,6 +394,8 @@ def _host_of(mdev: Mdev) -> Host:
 
 
 def _spawn(command: list[str], channel: int) -> subprocess.Popen[bytes]:
+    # A Ctrl-C that comes before the host can ignore it would end it with a traceback.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     return subprocess.Popen(command, pass_fds=[channel], stdin=subprocess.DEVNULL)
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from errno import EBUSY, EINVAL, ENOSYS, EPERM
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Thread
 from typing import Final, NoReturn
 
 from mdev_user.errors import MdevUserError
@@ -37,6 +38,7 @@ LEAST_LIMIT = 256
 """Open files that a program must be allowed to have."""
 _OF_GROUPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What is sent to all processes of a service that is to end: the program needs its devices while it ends."""
+_PASSED_ON = signal.SIGTERM
 _INSTEAD = (
     "`mdev-user run --sysfs-only` shows it all and opens no device, and QEMU 10.1 or later uses an mdev by its socket "
     "(`mdev-user qemu-args`)"
@@ -174,6 +176,7 @@ def _stand_by(guards: socket.socket, supervisors: socket.socket, program: int, w
     let_go(guards.fileno(), supervisors.fileno(), program)
     for each in _OF_GROUPS:
         signal.signal(each, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {_PASSED_ON})  # before there are threads
     ourselves = os.pidfd_open(os.getpid())
     supervisor = os.fork()
     if not supervisor:
@@ -204,7 +207,21 @@ def _supervise(link: socket.socket, work: Work, known: SimpleQueue[int]) -> NoRe
         os._exit(0)
     link.send(_OK)
     link.close()
+    _pass_on(os.pidfd_open(pid))
     serve(listener, Numbers(base, limit))
+
+
+def _pass_on(program: int) -> None:
+    """Whoever is told who has an mdev is told of us, and means the program (a pidfd)."""
+    signal.signal(_PASSED_ON, signal.SIG_DFL)  # one that is ignored would not be heard of; no thread takes it
+
+    def listen() -> NoReturn:
+        while True:
+            signal.sigwait({_PASSED_ON})
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(program, _PASSED_ON)
+
+    Thread(target=listen, name="pass on", daemon=True).start()
 
 
 def _send(link: socket.socket, data: bytes, fd: int) -> None:

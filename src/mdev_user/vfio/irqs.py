@@ -18,7 +18,9 @@ _FLAGS = {Irq.INTX: _LEVEL}
 class IrqTable:
     """Armed eventfds by index and vector; one table per open device, used under its step lock."""
 
-    __slots__ = ("_armed", "_counters", "_counts", "_intx_counted", "_intx_fired", "_intx_level", "_intx_masked", "_unmask")
+    __slots__ = (
+        "_armed", "_counters", "_counts", "_intx_counted", "_intx_fired", "_intx_level", "_intx_masked", "_unmask",
+    )  # fmt: skip
 
     def __init__(self, counts: Mapping[Irq, int], counters: Counters) -> None:
         self._counts = dict(counts)

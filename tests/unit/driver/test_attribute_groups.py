@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdev_user.driver import Attribute, AttributeGroup, DriverError, Function, Parent, PciId, Pool, Profile
-from mdev_user.errors import InvalidValue
+from mdev_user.driver import (
+    Attribute,
+    AttributeGroup,
+    DriverError,
+    Function,
+    InvalidValue,
+    Parent,
+    PciId,
+    Pool,
+    Profile,
+)  # fmt: skip
 from mdev_user.testing import Guest
 
 
@@ -30,6 +39,11 @@ class Sample(Function[Slice]):
     limit = Attribute(0, range=(0, 240), unit="Hz", group="scheduling")
     mode, shown = Attribute(Mode.SLOW, group="scheduling"), Attribute(initial=True)
     schedule = AttributeGroup(weight, limit, mode, group="scheduling")
+
+    @limit.stored
+    def look(self) -> None:
+        if self.limit > 10 * self.weight:
+            raise InvalidValue(f"limit: expected at most {10 * self.weight}, given {self.limit}")
 
 
 class Card(Parent[Slice]):
@@ -77,6 +91,15 @@ def test_what_cannot_be_taken_leaves_all_as_it_was(text: str, told: str) -> None
         with pytest.raises(InvalidValue, match=re.escape(told)):
             guest.store(FILE, text)
         assert guest.show(FILE) == "weight=4 limit=0 mode=slow"
+
+
+@pytest.mark.parametrize(("file", "text"), [(FILE, "mode=fast weight=2 limit=21"), ("scheduling/limit", "41")])
+def test_what_the_driver_refuses_leaves_all_as_it_was(file: str, text: str) -> None:
+    with Guest(Card) as guest:
+        with pytest.raises(InvalidValue, match=r"limit: expected at most [24]0, given [24]1"):
+            guest.store(file, text)
+        assert guest.show(FILE) == "weight=4 limit=0 mode=slow"
+        guest.store(FILE, "weight=2 limit=20")
 
 
 @given(text=st.text(st.sampled_from("weightlimod=0123456789 \n-x"), max_size=40))

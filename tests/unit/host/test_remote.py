@@ -2,13 +2,16 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import pytest
 from typing_extensions import override
 
+from mdev_user.errors import NoDevice
 from mdev_user.host import remote
 from mdev_user.host.remote import RemoteHost
 from mdev_user.host.wire import GetAvailable, Load, ParentDescription
@@ -24,6 +27,32 @@ def test_a_host_runs_nothing_that_lies_in_the_working_directory(
     host = RemoteHost("any", tmp_path, lambda _host, _reason: None)
     try:
         assert isinstance(host.ask(Load("mtty", "mtty", {})), ParentDescription)
+    finally:
+        host.stop()
+
+
+def test_ctrl_c_before_a_host_can_ignore_it_does_not_end_it(tmp_path: Path) -> None:
+    """At any moment of its start, of which most is imports."""
+    for pause in (0.0, 0.01, 0.05, 0.1, 0.2):
+        host = RemoteHost("any", tmp_path, lambda _host, _reason: None)
+        try:
+            time.sleep(pause)
+            os.kill(host.pid, signal.SIGINT)
+            assert isinstance(host.call(Load("mtty", "mtty", {})), ParentDescription)
+        finally:
+            host.stop()
+
+
+def test_it_would_without_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control. The thread that starts hosts keeps its mask: it is another one."""
+    monkeypatch.setattr(remote, "_spawner", ThreadPoolExecutor(1))
+    monkeypatch.setattr(signal, "pthread_sigmask", lambda _how, _which: None)
+    host = RemoteHost("any", tmp_path, lambda _host, _reason: None)
+    try:
+        time.sleep(0.05)
+        os.kill(host.pid, signal.SIGINT)
+        with pytest.raises(NoDevice):
+            host.call(Load("mtty", "mtty", {}))
     finally:
         host.stop()
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from typing_extensions import override
 
 from mdev_user.driver import (
-    RO, U32, WO, Attribute, AttributeGroup, Chain, DmaFault, Engine, GuestError, Memory, Picture, Pointer, Profile,
-    Rect, ResetKind, ScatterList, Session, Share, Table, VirtioConfig, VirtioFunction, Virtqueue, attribute, edid_of,
-    on_write, sleep,
+    RO, U32, WO, Attribute, AttributeGroup, Chain, DmaFault, Engine, GuestError, InvalidValue, Memory, Picture,
+    Pointer, Profile, Rect, ResetKind, ScatterList, Session, Share, Table, VirtioConfig, VirtioFunction, Virtqueue,
+    attribute, edid_of, on_write, sleep,
 )  # fmt: skip
 from mdev_user.drivers.vgpu import commands as c
 from mdev_user.drivers.vgpu.commands import ENTRY_SIZE, MOST_HEADS, Answered, Features, RefusedError
@@ -154,6 +154,8 @@ class Vgpu(VirtioFunction[Slice, Engine]):
     @monitors.stored
     def plug(self) -> None:
         """A guest that is told asks for the heads anew."""
+        if self.monitors > self.heads:
+            raise InvalidValue(f"monitors: expected 0 to {self.heads}, given {self.monitors}")
         self.settings.events |= DISPLAY_EVENT
         self.config_changed()
 

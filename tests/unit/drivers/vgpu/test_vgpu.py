@@ -6,7 +6,7 @@ from struct import pack, unpack_from
 
 import pytest
 
-from mdev_user.driver import AR24, XR24, Rect, edid_of
+from mdev_user.driver import AR24, XR24, InvalidValue, Rect, edid_of
 from mdev_user.drivers.vgpu.card import Card
 from mdev_user.drivers.vgpu.commands import Answered
 from mdev_user.drivers.vgpu.rendering import has_renderer
@@ -63,8 +63,16 @@ def test_monitor_has_the_resolution_of_the_type(driver: GpuDriver) -> None:
 def test_monitors_stand_side_by_side(driver: GpuDriver) -> None:
     driver.guest.store("vgpu/monitors", "3")
     assert heads_of(driver.send(driver.command(DISPLAY_INFO))) == [(at, 0, 1024, 768) for at in (0, 1024, 2048)]
-    driver.guest.store("vgpu/monitors", "16")
-    assert len(heads_of(driver.send(driver.command(DISPLAY_INFO)))) == 4  # the type's scanout engines
+    driver.guest.store("vgpu/monitors", "4")
+    assert len(heads_of(driver.send(driver.command(DISPLAY_INFO)))) == 4
+
+
+def test_more_monitors_than_the_type_has_scanout_engines_are_refused(driver: GpuDriver) -> None:
+    driver.guest.store("vgpu/monitors", "3")
+    with pytest.raises(InvalidValue, match="expected 0 to 4, given 5"):
+        driver.guest.store("vgpu/monitors", "5")
+    assert driver.gpu.monitors == 3
+    assert len(heads_of(driver.send(driver.command(DISPLAY_INFO)))) == 3
 
 
 def test_configuration_says_how_many_heads_there_are(driver: GpuDriver) -> None:
