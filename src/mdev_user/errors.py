@@ -188,6 +188,13 @@ def errno_of(error: BaseException) -> int:
     return _errno.EIO
 
 
+def text_of(error: BaseException) -> str:
+    """What happened, without Python's ``[Errno 95]``: whoever tells an error gives its errno's name beside it."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
 _FROM_ERRNO: dict[int, type[MdevUserError]] = {
     kind.errno: kind
     for kind in (InvalidValue, AlreadyExists, NoInstances, NoSpace, NoDevice, NotReady, Busy, UnknownRequest)

@@ -155,7 +155,7 @@ def test_a_guests_error_is_not_the_drivers(daemon: RunningDaemon, neighbour: Cli
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ("ports=many", "mtty: option ports=many: Expected `int`"),
+        ("ports=many", "mtty: option ports=many: expected an integer"),
         ("colour=red", "mtty has no option colour; it has: ports"),
     ],
 )

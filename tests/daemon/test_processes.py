@@ -73,7 +73,7 @@ def check_not_migratable(daemon: RunningDaemon, guest: Client, uuid: UUID, folde
     assert daemon.control.mdev(uuid).unmigratable == WHY
     refused = command(daemon, "save", uuid, folder / "state")
     assert refused.returncode != 0
-    assert WHY in refused.stderr
+    assert refused.stderr == f"mdev-user: {uuid} cannot be saved now: {WHY} (ENOTSUP)\n"
     for state in (MigrationState.PRE_COPY, MigrationState.STOP_COPY):
         with pytest.raises(RemoteError) as error:
             guest.set_migration_state(state)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdev_user import errors
-from mdev_user.errors import MdevError, MdevUserError, NoDevice, errno_of, error_from
+from mdev_user.errors import MdevError, MdevUserError, NoDevice, errno_of, error_from, text_of
 
 
 def kinds(base: type[MdevUserError]) -> Iterator[type[MdevUserError]]:
@@ -66,6 +66,16 @@ def test_errno_and_text_come_back_from_the_other_process(number: int, text: str)
     assert errno_of(error) == number
     assert text in str(error)
     assert str(error_from(errno_of(error), text)) == str(error)
+
+
+@given(st.sampled_from(sorted(errno.errorcode)), st.text(min_size=1, max_size=20))
+def test_the_text_that_came_is_told_without_a_number(number: int, text: str) -> None:
+    assert text_of(error_from(number, text)) == text
+
+
+def test_the_text_of_a_systems_error_names_its_file() -> None:
+    assert text_of(FileNotFoundError(errno.ENOENT, "no", "/a/b")) == "/a/b: no"
+    assert text_of(OSError("without a number")) == "without a number"
 
 
 @pytest.mark.parametrize(

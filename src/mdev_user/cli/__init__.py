@@ -22,6 +22,7 @@ from mdev_user.errors import MdevUserError
 # imported: all of them together take as long to import as one of them to run.
 _COMMANDS = {
     "serve": "serve",
+    "stop": "stop",
     "types": "types",
     "list": "list_mdevs",
     "show": "show",

@@ -29,7 +29,9 @@ _UNITS = {"": MiB, "M": MiB, "G": GiB}  # as QEMU's -m: a bare number is in MiB
 def _bytes(text: str) -> int:
     match = _SIZE.fullmatch(text.upper())
     if match is None:
-        raise typer.BadParameter(f"expected a size such as 512M or 4G, given {text!r}")
+        raise typer.BadParameter(
+            f"expected a size in M or G, such as 512M or 4G, given {text!r}", param_hint="'--memory'"
+        )
     return int(match["number"]) * _UNITS[match["unit"]]
 
 

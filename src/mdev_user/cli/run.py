@@ -131,8 +131,10 @@ def _become(command: list[str], environment: Mapping[str, str]) -> NoReturn:
     except OSError as error:
         from mdev_user.cli.output import print_error  # noqa: PLC0415 - takes longer to import than all the rest
 
-        print_error(f"cannot run {command[0] or repr('')}: {error.strerror}")
-        there = error.errno not in {ENOENT, ENOTDIR} or shutil.which(command[0]) is not None
+        found = shutil.which(command[0]) is not None
+        reason = "its interpreter is not there" if found and error.errno == ENOENT else error.strerror
+        print_error(f"cannot run {command[0] or repr('')}: {reason}")
+        there = found or error.errno not in {ENOENT, ENOTDIR}
         raise typer.Exit(_NOT_EXECUTABLE if there else _NOT_FOUND) from None
 
 

@@ -9,6 +9,7 @@ from mdev_user.cli.background import OPTION, serve_in_background
 from mdev_user.cli.output import RunDirOption
 from mdev_user.daemon.config import Given, LogLevel, Reload, load_config
 from mdev_user.daemon.listening import take_sockets
+from mdev_user.daemon.run_dir import RunDir
 
 ParentArguments = Annotated[
     list[str] | None,
@@ -40,13 +41,16 @@ def serve(
         ),
     ] = None,
     background: Annotated[
-        bool, typer.Option(OPTION, help="Return when the daemon serves, and leave it running; it logs to stderr.")
+        bool,
+        typer.Option(
+            OPTION,
+            help="Return when the daemon serves, and leave it running; it logs to the file log in its run directory. "
+            "`mdev-user stop` ends it.",
+        ),
     ] = False,
     log_level: Annotated[LogLevel | None, typer.Option(help="The least severe message logged (default: info).")] = None,
 ) -> None:
-    """Run the daemon until SIGTERM or Ctrl-C."""
-    if background:
-        serve_in_background()
+    """Run the daemon until `mdev-user stop`, SIGTERM or Ctrl-C. It logs to stderr."""
     loaded = load_config(
         config,
         Given(
@@ -56,6 +60,8 @@ def serve(
             parents=tuple(parents or ()),
         ),
     )
+    if background:
+        serve_in_background(RunDir(loaded.run_dir))
     lent = take_sockets(fd or ())
     # `--help` imports this file; the web server would take it half a second.
     from mdev_user.daemon.front import serve as serve_front  # noqa: PLC0415

@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ MOST_ANSWER = 256 << 20
 """Bytes of an answer; a hundred thousand mdevs need some 40 MB."""
 
 _LONGEST_LINE = 1 << 20
+_CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 _ANSWER_SECONDS = 60.0  # beyond what the caller asked the daemon to wait
 _UNREGISTER_SECONDS = 24 * 3600.0  # unregistering waits for the users of the parent's mdevs, as the kernel does
 
@@ -107,6 +109,17 @@ class Client:
 
     def __init__(self, run_dir: RunDir) -> None:
         self._run_dir = run_dir
+
+    def listener(self) -> int:
+        """The process that made the control socket listen, as the kernel tells; 0 where it is not to be seen from here.
+
+        That is the daemon, unless the socket was lent to it (`serve --fd`, systemd).
+        """
+        with self._explained(_ANSWER_SECONDS), closing(_UnixConnection(self._run_dir.control, _ANSWER_SECONDS)) as it:
+            it.connect()
+            told = it.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid: int = _CREDENTIALS.unpack(told)[0]
+        return pid
 
     def status(self) -> DaemonView:
         return self._call("GET", "/v1/status", DaemonView)

@@ -56,7 +56,7 @@ from mdev_user.daemon.operations import Operations, Trace, Uevents
 from mdev_user.daemon.png import LEVELS
 from mdev_user.daemon.sending import MOST_SENDING, Connection, PngResponse
 from mdev_user.daemon.views import UeventLine
-from mdev_user.errors import InvalidValue, MdevUserError, errno_of
+from mdev_user.errors import InvalidValue, MdevUserError, errno_of, text_of
 from mdev_user.host.purpose import Purpose
 from mdev_user.vfio.inspection import TraceLine
 
@@ -463,7 +463,7 @@ def _json(value: object, status: int = 200) -> Response:
 
 async def _answer_error(_request: Request, error: Exception) -> Response:
     number = errno_of(error)
-    return _error(str(error), number, _STATUS.get(number, 500))
+    return _error(text_of(error), number, _STATUS.get(number, 500))
 
 
 async def _answer_fault(_request: Request, error: Exception) -> Response:

@@ -19,7 +19,7 @@ from mdev_user.daemon.absent import no_type
 from mdev_user.daemon.client import Client, NoDaemon, Refused
 from mdev_user.daemon.state_file import new_state_file, open_state_file
 from mdev_user.daemon.views import MdevView
-from mdev_user.errors import MdevUserError, PeerError
+from mdev_user.errors import MdevUserError, PeerError, text_of
 from mdev_user.host.purpose import Purpose
 from mdev_user.units import MiB
 from mdev_user.vfio.migration_states import MigrationFlags, MigrationState
@@ -284,7 +284,8 @@ def _remove_again(daemon: Client, uuid: UUID) -> None:
 
 
 def _told(error: Exception) -> str:
-    return f"the connection to its host broke: {error}" if isinstance(error, ConnectionError) else str(error)
+    text = text_of(error)
+    return f"the connection to its host broke: {text}" if isinstance(error, ConnectionError) else text
 
 
 def _find(daemon: Client, uuid: UUID) -> MdevView | None:

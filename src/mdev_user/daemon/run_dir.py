@@ -2,6 +2,7 @@
 
 ```
 RUN/lock                                  held by the daemon (flock); its text is the daemon's pid
+RUN/log                                   what a daemon in the background and its hosts log (0600), over all starts
 RUN/control.sock                          the control API
 RUN/devices/<uuid>/vfio-user.sock         an mdev's vfio-user socket
 RUN/devices/migration/<uuid>.sock         while its state is moved (folder 0700, the daemon's)
@@ -30,6 +31,7 @@ _LONGEST_BELOW = len("/devices/") + 36 + len("/") + len(SOCKET_NAME)
 RUN_DIR_VARIABLE = "MDEV_USER_RUN_DIR"
 """Set by `mdev-user run`, so that commands in it find the daemon whose tree they see."""
 
+_LONGEST_PID = 20
 _SCRIPTS = Path("/usr/lib/mdevctl")
 _SCRIPT_FOLDERS = ("scripts.d/callouts", "scripts.d/notifiers")
 
@@ -62,6 +64,7 @@ class RunDir:
         # absolute: libfuse changes the working directory, and QEMU gets these paths in another one
         self.path = (default_run_dir() if path is None else Path(path)).absolute()
         self.lock = self.path / "lock"
+        self.log = self.path / "log"
         self.control = self.path / "control.sock"
         self.devices = self.path / "devices"
         self.root = self.path / "root"
@@ -101,6 +104,28 @@ class RunDir:
             except BaseException:
                 self.release()
                 raise
+
+    def open_log(self) -> int:
+        """A file descriptor of ``log``, which appends and reads; makes the folder and the file where there are none.
+
+        For who starts a daemon, which is handed it: so errors are those of ``prepare``, Busy included, since another
+        daemon's log is not to be mixed with that of one that cannot serve.
+        """
+        self.check_length()
+        with self.explained():
+            self._make_top()
+            try:
+                self._take_lock()
+                return self._open_log()
+            finally:
+                self.release()
+
+    def holder(self) -> int | None:
+        """The pid that the daemon which serves here, or the last one, wrote into the lock; None without any."""
+        try:
+            return int(self.lock.read_bytes()[:_LONGEST_PID])
+        except (OSError, ValueError):
+            return None
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -152,15 +177,31 @@ class RunDir:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+            owner = os.pread(fd, _LONGEST_PID, 0).decode("ascii", "replace").strip()
             os.close(fd)
             raise Busy(
                 f"run directory {self.path} is in use by the daemon with pid {owner or 'unknown'}; "
-                "stop that one, or give another --run-dir DIR"
+                "end that one by `mdev-user stop`, or give another --run-dir DIR"
             ) from None
         self._lock_fd = fd
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _open_log(self) -> int:
+        # O_RDWR does not wait for a reader, should it be a FIFO.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
+        fd = os.open(self.log, flags, 0o600)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+                raise ConfigError(
+                    f"{self.log} is not a file of user {os.geteuid()}, which the daemon logs to: remove it"
+                )
+            os.fchmod(fd, 0o600)  # whatever the umask; guests' programs and drivers' errors are in it
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def _make_folders(self) -> None:
         for folder, mode in (

@@ -79,7 +79,8 @@ def make_parent(driver: str, settings: Mapping[str, str], folder: Path | None = 
     for key in options:
         if not _KEY.fullmatch(key):
             raise ConfigError(
-                f"parent {name}: expected an option's key of lower-case letters, digits and _, given {key!r}"
+                f"parent {name}: expected an option's key of lower-case letters, digits and _ (the first a letter), "
+                f"given {key!r}{_in_lower_case(key)}"
             )
     return ParentSpecification(driver=driver, name=name, host=host, options=options, busy_poll=busy_poll)
 
@@ -99,7 +100,7 @@ def _parse_pairs(text: str, pairs: Iterable[str]) -> dict[str, str]:
     settings: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals or not _KEY.fullmatch(key):
+        if not equals or not key:
             raise ConfigError(
                 f"parent {text!r}: expected key=value after each comma, given {pair!r}; the form is {_FORM}"
             )
@@ -107,6 +108,11 @@ def _parse_pairs(text: str, pairs: Iterable[str]) -> dict[str, str]:
             raise ConfigError(f"parent {text!r}: {key} is given twice")
         settings[key] = value
     return settings
+
+
+def _in_lower_case(key: str) -> str:
+    """``; did you mean 'ports'?`` for ``PORTS``, else nothing."""
+    return f"; did you mean {key.lower()!r}?" if _KEY.fullmatch(key.lower()) else ""
 
 
 def _check_driver(driver: str) -> str:

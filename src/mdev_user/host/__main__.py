@@ -18,7 +18,7 @@ from threading import Thread
 
 import msgspec
 
-from mdev_user.errors import MdevUserError, errno_of
+from mdev_user.errors import MdevUserError, errno_of, text_of
 from mdev_user.host.log_limit import LogLimit
 from mdev_user.host.service import Service
 from mdev_user.host.wire import LARGEST, Answer, Packet
@@ -98,7 +98,7 @@ class HostProcess:
             kind, ours = type(error).__name__, isinstance(error, MdevUserError | OSError)
             if not ours:
                 _log.exception("%s failed", packet.call)
-            message = str(error) if ours else f"the driver failed: {kind}: {error}"
+            message = text_of(error) if ours else f"the driver failed: {kind}: {error}"
             return Answer(packet.number, errno=errno_of(error), message=message[:_LONGEST_MESSAGE], kind=kind)
         return Answer(packet.number, value=value)  # type: ignore[arg-type]  # the encoder takes what the table gives
 

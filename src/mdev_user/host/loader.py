@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import inspect
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -30,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "mdev_user.parents"
 _PREFIX = "mdev_user_parent_"
+_SIZE = re.compile(r"(?P<number>[1-9][0-9]{0,8})(?P<unit>[KMGT])(i?B)?", re.IGNORECASE)
+"""What many programs take for a number of bytes: an example of what we take has the same value."""
+_SHIFTS = {"K": 10, "M": 20, "G": 30, "T": 40}
 
 _versions: dict[int, str] = {}
 """The module of the file that a parent was loaded from, by the parent's `id`: an author's may have no hash."""
@@ -256,12 +260,24 @@ def arguments_of(driver: str, kind: type[MdevParentOps], options: dict[str, str]
 
 
 def _value_of(text: str, kind: type) -> object:
-    if kind is not int:
-        return msgspec.convert(text, kind, strict=False, dec_hook=_from_text)
     try:
-        return int(text, 0)
-    except ValueError:
-        raise msgspec.ValidationError(f"Expected `int`, got {text!r}") from None
+        return int(text, 0) if kind is int else msgspec.convert(text, kind, strict=False, dec_hook=_from_text)
+    except ValueError as error:  # msgspec's are, too
+        expected = _expected(text, kind)
+        raise msgspec.ValidationError(f"expected {expected}, given {text!r}" if expected else str(error)) from None
+
+
+def _expected(text: str, kind: type) -> str:
+    """What an option of this type looks like; nothing where msgspec's own words have to do."""
+    if kind is bool:
+        return "true or false"
+    if kind is float:
+        return "a number, such as 2.5"
+    if kind is not int:
+        return ""
+    size = _SIZE.fullmatch(text)
+    number = int(size["number"]) << _SHIFTS[size["unit"].upper()] if size else 16
+    return f"an integer, such as {number} or {number:#x}"
 
 
 def _type_of(parameter: inspect.Parameter) -> type:

@@ -84,14 +84,16 @@ class IrqTable:
         """Whether INTx has masked itself when it fired, and nobody has unmasked it since."""
         return self._intx_fired
 
-    def fire_again(self) -> None:
-        """Be `automasked`, as where the device comes from: its user there may not have seen to the interrupt.
+    def go_on(self, *, automasked: bool) -> None:
+        """Be `automasked` or not, as where the device comes from: its user there may not have seen to the interrupt.
 
         QEMU moves its own line with the guest, and not that it waits for the guest to look (vfio_intx_eoi in
         hw/vfio/pci.c): of a line that nobody raises again the guest has an interrupt without end.
         """
-        if not self._intx_masked:
+        if automasked and not self._intx_masked:
             self._signal_intx()
+        elif not automasked and self._intx_fired and not self._intx_level:
+            self._intx_masked = self._intx_fired = False
 
     def trigger(self, index: Irq, vector: int) -> bool:
         """Fire an edge interrupt. False when nobody listens to that vector; the caller keeps it pending."""

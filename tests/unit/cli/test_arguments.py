@@ -35,6 +35,10 @@ def said(*words: str) -> str:
         (["remove", str(USED), "--wait", "soon"], "expected a number, given 'soon'"),
         (["list", "--run-dir", ""], "'--run-dir': expected a folder, given ''"),
         (["serve", "--run-dir", ""], "'--run-dir': expected a folder, given ''"),
+        (
+            ["qemu-args", str(USED), "--memory", "4T"],
+            "'--memory': expected a size in M or G, such as 512M or 4G, given '4T'",
+        ),
         (["run", "--run-dir", "", "true"], "'--run-dir': expected a folder, given ''"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -64,6 +68,19 @@ def test_an_empty_command_is_127(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         run._become([""], {})
     assert ended.value.exit_code == 127
     assert capsys.readouterr().err == "mdev-user: cannot run '': No such file or directory\n"
+
+
+def test_a_script_whose_interpreter_is_not_there_is_126(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "_IGNORED_BY_PYTHON", ())  # this process goes on
+    bad = tmp_path / "bad.sh"
+    bad.write_text("#!/no/such/interpreter\n")
+    bad.chmod(0o755)
+    with pytest.raises(Exit) as ended:
+        run._become([str(bad)], {})
+    assert ended.value.exit_code == 126
+    assert capsys.readouterr().err == f"mdev-user: cannot run {bad}: its interpreter is not there\n"
 
 
 @pytest.mark.parametrize("full", ["lamp.py", "test_lamp.py"])

@@ -118,7 +118,8 @@ def test_wrong_options_are_told_as_serve_tells_them(
 
 def test_a_value_that_is_none_is_told(runner: CliRunner) -> None:
     result = runner.invoke(app, ["check", "crc,lanes=many"])
-    assert (result.exit_code, result.stderr) == (1, "mdev-user: crc: option lanes=many: Expected `int`, got 'many'\n")
+    text = "mdev-user: crc: option lanes=many: expected an integer, such as 16 or 0x10, given 'many'\n"
+    assert (result.exit_code, result.stderr) == (1, text)
 
 
 def test_usage_is_status_two(runner: CliRunner) -> None:

@@ -83,7 +83,7 @@ WRONG = {
     "mean 'mtty'? (there are: mtty, mbochs; a file's is given as FILE.py:CLASS)",
     "[[parent]]\ndriver='mtty'\nports=[1]": "parent 1: ports: expected a text, a number, true or false, given an array",
     "[[parent]]\ndriver='mtty'\n'a b'=1": "parent 1: parent mtty: expected an option's key of lower-case letters, "
-    "digits and _, given 'a b'",
+    "digits and _ (the first a letter), given 'a b'",
     "[[parent]]\ndriver='mtty'\n[[parent]]\ndriver='mtty'\nports=2": "two parents are named 'mtty' (mtty and "
     "mtty,ports=2); give one of them another name=",
     "log_level": "expected TOML: Expected '=' after a key in a key/value pair (at end of document)",

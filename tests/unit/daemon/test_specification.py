@@ -77,6 +77,7 @@ def test_text_parses_to_the_value_it_is_of(name: str, host: str, options: dict[s
 NAME_FORM = "to be 1 to 64 letters, digits and . _ : - (the first a letter or a digit)"
 FORM = "DRIVER[,key=value...] or FILE.py:CLASS[,key=value...]"
 MTYT = "(there are: mtty; a file's is given as FILE.py:CLASS)"
+KEY_FORM = "an option's key of lower-case letters, digits and _ (the first a letter)"
 WRONG = {
     "": f"expected a parent, {FORM}, given ''",
     "mtyt": f"no parent driver 'mtyt' is installed; did you mean 'mtty'? {MTYT}",
@@ -86,7 +87,9 @@ WRONG = {
     "mtty," + "x" * 5000: f"expected a parent, {FORM}, of at most 4096 printable characters",
     "mtty,ports": f"parent 'mtty,ports': expected key=value after each comma, given 'ports'; the form is {FORM}",
     "mtty,": f"parent 'mtty,': expected key=value after each comma, given ''; the form is {FORM}",
-    "mtty,Ports=1": f"parent 'mtty,Ports=1': expected key=value after each comma, given 'Ports=1'; the form is {FORM}",
+    "mtty,=1": f"parent 'mtty,=1': expected key=value after each comma, given '=1'; the form is {FORM}",
+    "mtty,PORTS=1": f"parent mtty: expected {KEY_FORM}, given 'PORTS'; did you mean 'ports'?",
+    "mtty,a b=1": f"parent mtty: expected {KEY_FORM}, given 'a b'",
     "mtty,a=1,a=2": "parent 'mtty,a=1,a=2': a is given twice",
     "mtty,name=": f"expected a parent's name {NAME_FORM}, given ''",
     "mtty,name=..": f"expected a parent's name {NAME_FORM}, given '..'",

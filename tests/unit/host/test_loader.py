@@ -79,8 +79,11 @@ def test_options_become_what_the_annotations_say(file: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"count": "many"}, "option count=many: Expected `int`"),
-        ({"count": "1", "bright": "maybe"}, "option bright=maybe: Expected `bool`"),
+        ({"count": "many"}, "option count=many: expected an integer, such as 16 or 0x10, given 'many'$"),
+        ({"count": "1G"}, "count=1G: expected an integer, such as 1073741824 or 0x40000000, given '1G'$"),
+        ({"count": "2kib"}, "count=2kib: expected an integer, such as 2048 or 0x800, given '2kib'$"),
+        ({"count": "1", "bright": "maybe"}, "option bright=maybe: expected true or false, given 'maybe'$"),
+        ({"count": "1", "scale": "big"}, "option scale=big: expected a number, such as 2.5, given 'big'$"),
         ({"count": "1", "color": "red"}, "has no option color; it has: count, scale, bright, file, text"),
         ({}, "needs the option count"),
         ({"count": "-1"}, "could not be made: ValueError: a negative count"),

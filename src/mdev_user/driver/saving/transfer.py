@@ -113,8 +113,7 @@ class Prepared:
         for unit in device.units.values():
             unit.loaded()
         device.settle()
-        if self._automasked:
-            device._pci.irqs.fire_again()
+        device._pci.irqs.go_on(automasked=self._automasked)
 
 
 def _load_pci(device: "Device", config: ConfigState, interrupts: InterruptState) -> None:
