@@ -73,8 +73,8 @@ What an access means: [access](access.md).
         "Parents": "Parent Profile Pool Instances",
         "Engines": "Engine Share Claim Turn Policy",
         "PCI capabilities": "PowerManagement PciExpress VendorSpecific",
-        "Errors": "DriverError GuestError DmaFault StateError NoSpace NotSupported OutOfRange ProcessEnded "
-        "UnknownRequest",
+        "Errors": "DriverError GuestError InvalidValue DmaFault StateError NoSpace NotSupported OutOfRange "
+        "ProcessEnded UnknownRequest",
         "Sizes": "PAGE,KiB,MiB,GiB",
         "The low-level contract": "MdevParentOps Mdev MdevType MdevAttribute DeviceOps VfioDevice Device PciFunction "
         "BarRegion MemoryBar IoBar ConfigSpace Interrupts Msi Msix Sleep Area Region RegionFlags RegionInfo Irq "
