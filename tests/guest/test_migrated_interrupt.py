@@ -54,7 +54,7 @@ def interrupts_of_a_moved_line(rig: Rig, daemon: RunningDaemon, folder: Path) ->
         source.boot()
         port = serial.ports(source)[0]
         irq = serial.status(source, port).irq
-        source.run(f"(stty raw -echo; sleep 1000) </dev/{port} >/dev/null 2>&1 & sleep 1")  # the port is open
+        source.run(f"exec 3<>/dev/{port}; stty raw -echo <&3; sleep 1000 <&3 >/dev/null 2>&1 &")  # keeps it open
         before = serial.interrupt_count(source, irq)
         source.qmp.execute("stop")
         for text in "10":

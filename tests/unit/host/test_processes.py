@@ -102,21 +102,23 @@ def test_nobody_has_all_processes(processes: Processes, folder: Path) -> None:
     assert len({each.outcome() for each in greedy}) <= 2
 
 
-def note(done: list[str], name: str, _outcome: object) -> None:
-    done.append(name)
+def taken(order: list[str], name: str) -> bool:
+    """It is asked for when it is to be computed, whether anybody wants it."""
+    order.append(name)
+    return True
 
 
 def before_a_third(processes: Processes, folder: Path, owners: str) -> int:
-    """How many tasks of two mdevs with twenty each are done before the one that a third has behind them all."""
-    done: list[str] = []
+    """How many tasks of two mdevs with twenty each are begun before the one that a third has behind them all."""
+    order, done = list[str](), list[object]()
     for owner in owners[:2]:
         Computed(processes, wait_for, str(folder / "go"), owner=owner)
     for name, owner in [*zip("ab" * 20, owners[:2] * 20, strict=True), ("c", owners[2])]:
         work = Offload(process, (), {})
-        processes.submit(Task(owner, work, lambda: True, partial(note, done, name)))
+        processes.submit(Task(owner, work, partial(taken, order, name), done.append))
     (folder / "go").touch()
-    eventually(lambda: "c" in done, LONG)
-    return done.index("c")
+    eventually(lambda: len(done) == 41, LONG)
+    return order.index("c")
 
 
 def test_mdev_with_one_task_waits_for_few_of_the_others(processes: Processes, folder: Path) -> None:
@@ -127,7 +129,7 @@ def test_it_would_wait_for_all_if_they_were_not_told_apart(folder: Path) -> None
     """The negative control: as tasks of one mdev they are computed as they came."""
     processes = Processes(3)
     try:
-        assert before_a_third(processes, folder, "xxx") >= 38
+        assert before_a_third(processes, folder, "xxx") == 40
     finally:
         processes.stop()
 
