@@ -2,7 +2,6 @@
 
 import http.client
 import socket
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -28,12 +27,12 @@ from mdev_user.daemon.views import (
 from mdev_user.errors import MdevUserError, NoDevice
 from mdev_user.host.purpose import Purpose
 from mdev_user.vfio.inspection import TraceLine, Unmodelled
+from mdev_user.vfio_user.transport import credentials_of
 
 MOST_ANSWER = 256 << 20
 """Bytes of an answer; a hundred thousand mdevs need some 40 MB."""
 
 _LONGEST_LINE = 1 << 20
-_CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 _ANSWER_SECONDS = 60.0  # beyond what the caller asked the daemon to wait
 _UNREGISTER_SECONDS = 24 * 3600.0  # unregistering waits for the users of the parent's mdevs, as the kernel does
 
@@ -117,8 +116,7 @@ class Client:
         """
         with self._explained(_ANSWER_SECONDS), closing(_UnixConnection(self._run_dir.control, _ANSWER_SECONDS)) as it:
             it.connect()
-            told = it.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid: int = _CREDENTIALS.unpack(told)[0]
+            pid, _user = credentials_of(it.sock)
         return pid
 
     def status(self) -> DaemonView:
