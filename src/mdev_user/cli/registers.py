@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from mdev_user.cli.output import print_json, print_line
-from mdev_user.cli.parent_class import class_of
 from mdev_user.cli.register_header import header
 from mdev_user.cli.register_tables import tables
+from mdev_user.daemon.specification import parse_parent
 from mdev_user.driver.inspection.register_map import register_map
+from mdev_user.host.loader import check_names, load_class
 
 
 class Form(StrEnum):
@@ -32,7 +33,10 @@ def registers(
 
     No daemon is asked: the driver's own code is imported here, and no parent is made of it.
     """
-    found = register_map(class_of(parent))
+    asked = parse_parent(parent)
+    kind = load_class(asked.driver)
+    check_names(asked.driver, kind, asked.options)
+    found = register_map(kind)
     if output is Form.JSON:
         print_json(found)
     else:

@@ -141,6 +141,11 @@ class JobThread:
             jobs.rest = min(max(_PATIENCE, 2 * jobs.rest), _LONGEST_REST)
             self._resting[jobs] = self._clock() + jobs.rest
 
+    def _end_rests(self, now: float) -> None:
+        for jobs in [each for each, until in self._resting.items() if until <= now]:
+            del self._resting[jobs]
+            self._ready.append(jobs)
+
     def _longest_resting(self) -> Jobs:
         jobs = next(iter(self._resting))
         del self._resting[jobs]
@@ -160,9 +165,8 @@ class JobThread:
                 while self._timers and self._timers[0].when <= now:
                     timer = heappop(self._timers)
                     self._add(timer.jobs, timer.stretch)
-                for jobs in [each for each, until in self._resting.items() if until <= now]:
-                    del self._resting[jobs]
-                    self._ready.append(jobs)
+                if self._resting:
+                    self._end_rests(now)
                 if self._ready:
                     return self._ready.popleft()
                 if self._resting:

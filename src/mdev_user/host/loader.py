@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
@@ -239,16 +239,10 @@ def _failed(what: str, error: BaseException) -> ConfigError:
 
 def arguments_of(driver: str, kind: type[MdevParentOps], options: dict[str, str]) -> dict[str, object]:
     """What the class is made with, of options as text. ConfigError for what it does not take, or lacks."""
-    parameters = {
-        name: each
-        for name, each in inspect.signature(kind).parameters.items()
-        if each.kind in {each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD}
-    }
-    hints = inspect.get_annotations(kind.__init__, eval_str=True)
+    check_names(driver, kind, options)
+    parameters, hints = _parameters(kind), inspect.get_annotations(kind.__init__, eval_str=True)
     converted: dict[str, object] = {}
     for name, text in options.items():
-        if name not in parameters:
-            raise ConfigError(f"{driver} has no option {name}; it has: {', '.join(parameters) or 'none'}")
         try:
             converted[name] = _value_of(text, hints.get(name) or _type_of(parameters[name]))
         except msgspec.ValidationError as error:
@@ -257,6 +251,20 @@ def arguments_of(driver: str, kind: type[MdevParentOps], options: dict[str, str]
     if missing:
         raise ConfigError(f"{driver} needs the option {', '.join(missing)}: {driver},{missing[0]}=VALUE")
     return converted
+
+
+def check_names(driver: str, kind: type[MdevParentOps], options: Iterable[str]) -> None:
+    """ConfigError for an option that the class does not have."""
+    known = _parameters(kind)
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"{driver} has no option {name}; it has: {', '.join(known) or 'none'}")
+
+
+def _parameters(kind: type[MdevParentOps]) -> dict[str, inspect.Parameter]:
+    """What can be given by its name when one is made."""
+    by_name = {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    return {name: each for name, each in inspect.signature(kind).parameters.items() if each.kind in by_name}
 
 
 def _value_of(text: str, kind: type) -> object:

@@ -5,7 +5,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from uuid import UUID
@@ -19,22 +19,11 @@ from mdev_user.daemon.run_dir import RunDir
 from mdev_user.daemon.views import ClientView
 from mdev_user.guests.arguments import device_arguments, qemu_arguments
 from mdev_user.units import GiB
-from unit.daemon.fake_operations import USED, FakeOperations, served
+from unit.daemon.fake_operations import USED, FakeOperations
 
 FREE = UUID("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001")
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def operations() -> FakeOperations:
-    return FakeOperations()
-
-
-@pytest.fixture
-def run_dir(operations: FakeOperations) -> Iterator[RunDir]:
-    with served(operations) as run_dir:
-        yield run_dir
 
 
 @pytest.fixture

@@ -3,26 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mdev_user.daemon.run_dir import RunDir
-from unit.daemon.fake_operations import USED, FakeOperations, served
+from unit.daemon.fake_operations import USED, FakeOperations
 
 FULL = "the output cannot be written: No space left on device"
-
-
-@pytest.fixture
-def operations() -> FakeOperations:
-    return FakeOperations()
-
-
-@pytest.fixture
-def run_dir(operations: FakeOperations) -> Iterator[RunDir]:
-    with served(operations) as run_dir:
-        yield run_dir
 
 
 def printed(output: Path | int, *words: str, unbuffered: str = "") -> tuple[int, str]:

@@ -1,7 +1,7 @@
 """``show --registers``, ``show --unmodelled`` and ``trace``: what is printed, in each form, whatever is in it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 
 import pytest
@@ -11,21 +11,10 @@ from mdev_user import cli
 from mdev_user.cli.trace_lines import shown
 from mdev_user.daemon.run_dir import RunDir
 from mdev_user.vfio.inspection import Change, Decoded, FieldValue, TouchedRegister, TraceLine
-from unit.daemon.fake_operations import USED, FakeOperations, served
+from unit.daemon.fake_operations import USED, FakeOperations
 
 Run = Callable[..., Result]
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
-
-
-@pytest.fixture
-def operations() -> FakeOperations:
-    return FakeOperations()
-
-
-@pytest.fixture
-def run_dir(operations: FakeOperations) -> Iterator[RunDir]:
-    with served(operations) as run_dir:
-        yield run_dir
 
 
 @pytest.fixture

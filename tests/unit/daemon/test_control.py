@@ -7,7 +7,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,6 @@ from mdev_user.host.purpose import Purpose
 from unit.daemon.fake_operations import USED, FakeOperations, served
 
 UNKNOWN = UUID("99999999-9999-4999-8999-999999999999")
-
-
-@pytest.fixture
-def operations() -> FakeOperations:
-    return FakeOperations()
-
-
-@pytest.fixture
-def run_dir(operations: FakeOperations) -> Iterator[RunDir]:
-    with served(operations) as run_dir:
-        yield run_dir
 
 
 def ask(run_dir: RunDir, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:

@@ -3,7 +3,6 @@
 import http.client
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from uuid import UUID
 
@@ -15,17 +14,6 @@ from unit.daemon.fake_operations import LINES, MISSING, USED, VALUES, FakeOperat
 
 UNKNOWN = UUID("99999999-9999-4999-8999-999999999999")
 SECONDS = 20.0
-
-
-@pytest.fixture
-def operations() -> FakeOperations:
-    return FakeOperations()
-
-
-@pytest.fixture
-def run_dir(operations: FakeOperations) -> Iterator[RunDir]:
-    with served(operations) as run_dir:
-        yield run_dir
 
 
 def test_values_and_what_is_missing_survive_the_socket(run_dir: RunDir) -> None:

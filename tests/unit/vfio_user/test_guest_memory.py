@@ -12,7 +12,7 @@ import pytest
 from mdev_user.errors import DmaFault, GuestError, TooManyFiles
 from mdev_user.units import KiB
 from mdev_user.vfio.dma import Backing, DmaFlags
-from mdev_user.vfio_user import copying
+from mdev_user.vfio_user import copying, guest_memory
 from mdev_user.vfio_user import guest_memory as module
 from mdev_user.vfio_user.file_status import file_status
 from mdev_user.vfio_user.guest_memory import GuestMemory, MayKeepWaiting
@@ -68,6 +68,16 @@ def test_much_is_copied_as_a_little_is(backing: Backing, much: int, monkeypatch:
         into = bytearray(10)
         assert backing.gather(0, [(3, 10)], memoryview(into)) == 10
         assert (bytes(into), backing.read(0, 16)) == (bytes(data), bytes(3) + bytes(data) + bytes(3))
+
+
+@pytest.mark.parametrize("much", [4, copying.MUCH], ids=["as much", "a little"])
+def test_one_piece_of_much_is_read_and_written_as_of_a_little(
+    backing: Backing, much: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in (copying, guest_memory):
+        monkeypatch.setattr(each, "MUCH", much)
+    backing.write(3, b"ten bytes.")
+    assert backing.read(0, 16) == bytes(3) + b"ten bytes." + bytes(3)
 
 
 @pytest.mark.parametrize("piece", [(8 * KiB - 1, 2), (-1, 1), (-8 * KiB, 4)])
